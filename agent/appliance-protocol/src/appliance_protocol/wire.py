@@ -1,0 +1,51 @@
+"""Reading and writing of wire models: JSON in, frozen dataclass out, one clear error for everything else."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+import rfc8785
+
+Model = TypeVar("Model")
+
+MAX_DOCUMENT = 4 * 1024 * 1024
+"""Largest JSON document anybody may send us, in bytes."""
+
+
+class WireError(ValueError):
+    """A document that cannot be read as what it should be; the message names the place and the reason."""
+
+
+def decode(document: bytes | str, model: type[Model], *, limit: int = MAX_DOCUMENT) -> Model:
+    """Read JSON as `model`: types are strict, unknown fields are ignored, missing optional ones take their default.
+
+    Raises `WireError` when the document is larger than `limit` bytes, is not JSON, or does not fit the model.
+    """
+    raw = document.encode("utf-8", "surrogatepass") if isinstance(document, str) else document
+    if len(raw) > limit:
+        raise WireError(f"{model.__name__}: the document has {len(raw)} bytes, at most {limit} are read")
+    try:
+        return msgspec.json.decode(raw, type=model)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise WireError(f"{model.__name__}: {error}") from error
+
+
+def canonical(model: object) -> bytes:
+    """The RFC 8785 canonical JSON of a wire model (or of plain JSON data), as UTF-8 bytes.
+
+    Raises `WireError` for what JSON cannot carry exactly: NaN, infinities, integers beyond 2**53 - 1, lone surrogates.
+    """
+    try:
+        plain: Any = msgspec.to_builtins(model, str_keys=True)
+        return rfc8785.dumps(plain)
+    except (rfc8785.CanonicalizationError, UnicodeError, TypeError, ValueError) as error:
+        raise WireError(f"{type(model).__name__} has no canonical form: {error}") from error
+
+
+def is_canonical(document: bytes) -> bool:
+    """Whether `document` is exactly its own canonical form (which also rules out duplicate keys and NaN)."""
+    try:
+        return rfc8785.dumps(msgspec.json.decode(document)) == document
+    except (msgspec.MsgspecError, rfc8785.CanonicalizationError, ValueError, RecursionError, TypeError):
+        return False
