@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 import msgspec
@@ -44,8 +45,12 @@ def canonical(model: object) -> bytes:
 
 
 def is_canonical(document: bytes) -> bool:
-    """Whether `document` is exactly its own canonical form (which also rules out duplicate keys and NaN)."""
+    """Whether `document` is exactly its own canonical form (which also rules out duplicate keys and NaN).
+
+    Every number is read as a double, which is what RFC 8785, section 3.2.2.3 makes of it: an integer that no double
+    holds then differs from its own form.
+    """
     try:
-        return rfc8785.dumps(msgspec.json.decode(document)) == document
-    except (msgspec.MsgspecError, rfc8785.CanonicalizationError, ValueError, RecursionError, TypeError):
+        return rfc8785.dumps(json.loads(document, parse_int=float)) == document
+    except (rfc8785.CanonicalizationError, ValueError, RecursionError):
         return False
