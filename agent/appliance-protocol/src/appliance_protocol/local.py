@@ -33,7 +33,7 @@ def request(
 ) -> Model:
     """One request to the service that listens on `path`; `timeout` in seconds.
 
-    Raises `LocalServiceError` when the service cannot be reached, answers with an error, or answers what cannot be read.
+    Raises `LocalServiceError` when the service cannot be reached, answers with an error, or answers garbage.
     """
     connection = _UnixConnection(path, timeout)
     try:

@@ -1,4 +1,4 @@
-"""What the appliance's services answer on their unix sockets, beyond the wire models they share with Central Command."""
+"""What the appliance's services answer on their unix sockets, beyond what they share with Central Command."""
 
 from __future__ import annotations
 
