@@ -1,0 +1,57 @@
+# make run         boot the whole product on a virtual T640        make test       every test, the virtual machine's included
+# make test-fast   every test but the virtual machine's            make bench      every figure beside its rival's
+# make nix-check NIXPKGS=DIR   evaluate the Nix layer with any nixpkgs
+#
+# Everything installs what it needs first (Debian 12 or newer, as root) and keeps it in .venv and .cache.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+IMAGE ?= standin
+NIXPKGS ?=
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SETUP := .cache/setup.stamp
+DISTRIBUTIONS := agent/appliance-protocol agent/compliance-agent agent/network-scanner agent/local-portal agent/appliance-update central
+SOURCES := $(wildcard agent/*/src) central/src
+# Two workers on two cores; a browser test and a database test rarely wait for the same thing.
+PYTEST := $(PYTHON) -m pytest
+WORKERS ?= auto
+
+.PHONY: help setup run test test-fast static vm-test nix-check bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+setup: $(SETUP)
+
+$(SETUP): requirements/debian.txt requirements/development.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
+	@mkdir -p .cache
+	@bash requirements/setup $(VENV) $(DISTRIBUTIONS)
+	@touch $@
+
+run: $(SETUP)
+	@PYTHONPATH=vm-tests exec $(PYTHON) -m t640 run --image "$(IMAGE)"
+
+test: test-fast vm-test
+
+test-fast: $(SETUP) static
+	$(PYTEST) -m "not vm" -n $(WORKERS) --dist loadgroup
+
+static: $(SETUP) nix-check
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy $(SOURCES) vm-tests/t640 benchmarks
+	$(VENV)/bin/lint-imports --no-cache
+
+vm-test: $(SETUP)
+	$(PYTEST) -m vm
+
+nix-check: $(SETUP)
+	@NIXPKGS="$(NIXPKGS)" bash vm-tests/nixos/check
+
+bench: $(SETUP)
+	@$(PYTHON) -m benchmarks
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
