@@ -11,7 +11,19 @@ from dataclasses import dataclass
 
 from t640.errors import Missing, RigError
 
-_CARRIED_OVER = ("Acquire::http", "Acquire::https", "Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::Retries")
+STABLE = "trixie"
+"""The Debian release the stand-in is built from by default, and the only one here with security updates."""
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+_CARRIED_OVER = (
+    "Acquire::http",
+    "Acquire::https",
+    "Acquire::Check-Valid-Until",
+    "Acquire::Check-Date",
+    "Acquire::Retries",
+    "Acquire::Languages",
+)
 """Settings of this machine's apt that a mirror or proxy may need; nothing else of it is taken over."""
 
 
@@ -20,11 +32,23 @@ class Mirror:
     """Where Debian's packages come from, and the apt settings needed to reach them."""
 
     uri: str
+    security: str
+    """Where security updates come from; empty when apt has no such source."""
     settings: tuple[str, ...]
 
     def settings_file(self) -> str:
         """The settings as the text of an apt.conf.d file."""
         return "".join(f"{line}\n" for line in self.settings)
+
+    def sources_file(self, release: str) -> str:
+        """Another release's sources on the same mirror, as the text of a `.sources` file."""
+        suites = [(self.uri, release)]
+        if self.security and release == STABLE:
+            suites.append((self.security, f"{release}-security"))
+        return "\n".join(
+            f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n"
+            for uri, suite in suites
+        )
 
 
 def choose_mirror(targets: str, codename: str) -> str:
@@ -33,7 +57,7 @@ def choose_mirror(targets: str, codename: str) -> str:
     Raises `Missing` when apt has no source for the running release's main component.
     """
     for line in targets.splitlines():
-        uri, release, component = (line.split() + ["", "", ""])[:3]
+        uri, release, component = [*line.split(), "", "", ""][:3]
         if release == codename and component == "main":
             return uri.rstrip("/")
     raise Missing(
@@ -60,7 +84,11 @@ def system_mirror() -> Mirror:
         raise Missing("The stand-in image is built from Debian packages, and this machine is not Debian.")
     targets = _run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
     uri = choose_mirror(targets, release["VERSION_CODENAME"])
-    return Mirror(uri, choose_settings(_run("apt-config", "dump")))
+    try:
+        security = choose_mirror(targets, f"{release['VERSION_CODENAME']}-security")
+    except Missing:
+        security = ""
+    return Mirror(uri, security, choose_settings(_run("apt-config", "dump")))
 
 
 def _run(*command: str) -> str:

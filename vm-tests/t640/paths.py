@@ -14,6 +14,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = Path(__file__).resolve().parent
 """This package's folder, with the data files beside the modules."""
 
+LAYOUT_MARK = "layout.toml"
+"""The description of the disk, by the same name in the repository and on the appliance."""
+
 DISTRIBUTIONS = (
     "agent/appliance-protocol",
     "agent/compliance-agent",

@@ -13,11 +13,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from t640.apt import Mirror, system_mirror
+from t640.apt import STABLE, Mirror, system_mirror
 from t640.errors import Missing, RigError
 from t640.paths import cache_directory, locked
 
-SUITE = "trixie"
 INSIDE = Path("/cache")
 """Where the cache directory appears inside the tool root."""
 
@@ -61,7 +60,7 @@ exec "$@"
 
 def key(mirror: Mirror) -> str:
     """What the tool root's content depends on, in twelve hex digits."""
-    text = "\n".join((SUITE, *PACKAGES, *mirror.settings))
+    text = "\n".join((STABLE, *PACKAGES, *mirror.settings))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -84,7 +83,7 @@ def _build(root: Path, mirror: Mirror) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     options = [f"--aptopt={line}" for line in mirror.settings]
     command = ["mmdebstrap", "--variant=minbase", "--mode=root", "--include=" + ",".join(PACKAGES), *options,
-               SUITE, str(partial), mirror.uri]  # fmt: skip
+               STABLE, str(partial), mirror.uri]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
