@@ -12,7 +12,6 @@ from pathlib import Path
 
 from appliance_protocol.clock import ClockReading
 from appliance_protocol.wire import WireError, decode
-
 from compliance_agent.checks.base import CheckError
 
 FACTS_FILE = "/run/compliance-agent-facts/facts.json"

@@ -1,0 +1,1 @@
+"""Facts about the box that several parts of the agent need; each reader states what it could not tell, and why."""

@@ -1,0 +1,223 @@
+"""What the agent remembers besides its evidence (`agent.db`): verdicts, scores, orders.
+
+Bounded: verdicts are kept when they change and once an hour, and pruned after the retention. A rollback may restore
+an older copy of this file; nothing in it has to be newer than the image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlite_utils import Database as SqliteUtils
+
+from appliance_protocol.local_models import ScorePoint
+from appliance_protocol.orders import Order, OrderState
+from appliance_protocol.verdict import CheckResult, Score
+from appliance_protocol.wire import canonical, decode
+from compliance_agent.database import Database
+
+HISTORY_SPACING = 3600.0
+"""Seconds after which an unchanged verdict or score enters the history again."""
+
+
+def _prepare(database: SqliteUtils) -> None:
+    database.conn.executescript(
+        """
+        CREATE TABLE IF NOT EXISTS latest (check_id TEXT PRIMARY KEY, result BLOB NOT NULL);
+        CREATE TABLE IF NOT EXISTS history (
+          id INTEGER PRIMARY KEY, check_id TEXT NOT NULL, checked_at REAL NOT NULL, verdict TEXT NOT NULL,
+          reason TEXT NOT NULL, result BLOB NOT NULL);
+        CREATE INDEX IF NOT EXISTS history_by_check ON history (check_id, checked_at);
+        CREATE TABLE IF NOT EXISTS scores (
+          id INTEGER PRIMARY KEY, at REAL NOT NULL, conforming INTEGER NOT NULL, counted INTEGER NOT NULL);
+        CREATE INDEX IF NOT EXISTS scores_by_time ON scores (at);
+        CREATE TABLE IF NOT EXISTS orders (
+          order_id TEXT PRIMARY KEY, document BLOB NOT NULL, state TEXT NOT NULL, received_at REAL NOT NULL,
+          started_at REAL, attempts INTEGER NOT NULL DEFAULT 0, message TEXT NOT NULL DEFAULT '',
+          details TEXT NOT NULL DEFAULT '{}', context TEXT NOT NULL DEFAULT '{}',
+          finished_at REAL, reported_at REAL);
+        CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+        """
+    )
+
+
+@dataclass(frozen=True)
+class OrderRecord:
+    """An order and how far it has come. `context` is the handler's own memory across restarts."""
+
+    order: Order
+    state: OrderState
+    received_at: float
+    attempts: int = 0
+    started_at: float | None = None
+    message: str = ""
+    details: dict[str, str] | None = None
+    context: dict[str, str] | None = None
+    finished_at: float | None = None
+    reported_at: float | None = None
+
+
+class Store:
+    """The agent's memory. Every method may block on the disk and raises `StoreError` when it fails."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.database = Database(path, _prepare, read_only=read_only)
+
+    # -- verdicts and scores --
+
+    def record(self, results: Iterable[CheckResult], score: Score, at: float) -> None:
+        """Keep the latest verdicts, and those that changed (or are due) in the history."""
+        with self.database.transaction() as connection:
+            for result in results:
+                document = canonical(result)
+                connection.execute("INSERT OR REPLACE INTO latest VALUES (?, ?)", (result.check_id, document))
+                last = connection.execute(
+                    "SELECT verdict, reason, checked_at FROM history WHERE check_id = ? ORDER BY id DESC LIMIT 1",
+                    (result.check_id,),
+                ).fetchone()
+                known = (result.verdict.value, result.reason)
+                if last is None or last[:2] != known or abs(result.checked_at - last[2]) >= HISTORY_SPACING:
+                    connection.execute(
+                        "INSERT INTO history (check_id, checked_at, verdict, reason, result) VALUES (?, ?, ?, ?, ?)",
+                        (result.check_id, result.checked_at, *known, document),
+                    )
+            last = connection.execute("SELECT conforming, counted, at FROM scores ORDER BY id DESC LIMIT 1").fetchone()
+            now = (score.conforming, score.counted)
+            if last is None or last[:2] != now or abs(at - last[2]) >= HISTORY_SPACING:
+                connection.execute("INSERT INTO scores (at, conforming, counted) VALUES (?, ?, ?)", (at, *now))
+
+    def latest(self) -> list[CheckResult]:
+        """The latest verdict of each check, by id; one that cannot be read any more is left out."""
+        return _results(self.database.rows("SELECT result FROM latest ORDER BY check_id"))
+
+    def forget(self, kept: Iterable[str]) -> None:
+        """Drop the latest verdicts of checks this release does not have."""
+        names = tuple(kept)
+        marks = ",".join("?" * len(names))
+        with self.database.transaction() as connection:
+            connection.execute(f"DELETE FROM latest WHERE check_id NOT IN ({marks})", names)  # noqa: S608 - only marks
+
+    def history(self, check_id: str, limit: int) -> list[CheckResult]:
+        """The verdicts of one check, newest first."""
+        return _results(
+            self.database.rows(
+                "SELECT result FROM history WHERE check_id = ? ORDER BY id DESC LIMIT ?", (check_id, limit)
+            )
+        )
+
+    def scores(self, since: float) -> list[ScorePoint]:
+        """The score over time, oldest first."""
+        rows = self.database.rows("SELECT at, conforming, counted FROM scores WHERE at >= ? ORDER BY id", (since,))
+        return [ScorePoint(**row) for row in rows]
+
+    def conforming_since(self) -> float | None:
+        """Since when every counted check conforms; None when one does not."""
+        rows = self.database.rows(
+            "SELECT min(at) AS since FROM scores WHERE counted > 0 AND conforming = counted AND id > "
+            "(SELECT coalesce(max(id), 0) FROM scores WHERE counted = 0 OR conforming < counted)"
+        )
+        since = rows[0]["since"]
+        return None if since is None else float(since)
+
+    # -- small facts --
+
+    def fact(self, name: str) -> str | None:
+        """What was remembered under `name`."""
+        rows = self.database.rows("SELECT value FROM facts WHERE name = ?", (name,))
+        return rows[0]["value"] if rows else None
+
+    def remember(self, name: str, value: str) -> None:
+        """Remember `value` under `name`."""
+        with self.database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    # -- orders --
+
+    def receive(self, order: Order, at: float) -> bool:
+        """Take an order once. One that is finished is reported again: the server would not repeat it otherwise."""
+        with self.database.transaction() as connection:
+            new = connection.execute(
+                "INSERT OR IGNORE INTO orders (order_id, document, state, received_at) VALUES (?, ?, ?, ?)",
+                (order.order_id, canonical(order), OrderState.PENDING.value, at),
+            ).rowcount
+            if not new:
+                connection.execute("UPDATE orders SET reported_at = NULL WHERE order_id = ?", (order.order_id,))
+        return bool(new)
+
+    def save_order(self, record: OrderRecord) -> None:
+        """Keep how far an order has come."""
+        with self.database.transaction() as connection:
+            connection.execute(
+                "UPDATE orders SET state = ?, started_at = ?, attempts = ?, message = ?, details = ?, context = ?, "
+                "finished_at = ?, reported_at = ? WHERE order_id = ?",
+                (
+                    record.state.value,
+                    record.started_at,
+                    record.attempts,
+                    record.message,
+                    json.dumps(record.details or {}),
+                    json.dumps(record.context or {}),
+                    record.finished_at,
+                    record.reported_at,
+                    record.order.order_id,
+                ),
+            )
+
+    def open_orders(self) -> list[OrderRecord]:
+        """The orders that are not finished, in the order they were issued."""
+        return self._orders("state IN ('pending', 'executing')")
+
+    def unreported_orders(self) -> list[OrderRecord]:
+        """The finished orders whose result the server has not taken."""
+        return self._orders("state NOT IN ('pending', 'executing') AND reported_at IS NULL")
+
+    def order(self, order_id: str) -> OrderRecord | None:
+        """One order."""
+        found = self._orders("order_id = ?", (order_id,))
+        return found[0] if found else None
+
+    def _orders(self, condition: str, parameters: tuple[str, ...] = ()) -> list[OrderRecord]:
+        rows = self.database.rows(f"SELECT * FROM orders WHERE {condition} ORDER BY received_at, rowid", parameters)  # noqa: S608
+        return [
+            OrderRecord(
+                order=decode(row["document"], Order),
+                state=OrderState(row["state"]),
+                received_at=row["received_at"],
+                attempts=row["attempts"],
+                started_at=row["started_at"],
+                message=row["message"],
+                details=json.loads(row["details"]),
+                context=json.loads(row["context"]),
+                finished_at=row["finished_at"],
+                reported_at=row["reported_at"],
+            )
+            for row in rows
+        ]
+
+    # -- bounds --
+
+    def prune(self, before: float) -> int:
+        """Forget history older than `before`; open and unreported orders stay. Returns how many rows went."""
+        with self.database.transaction() as connection:
+            removed = connection.execute("DELETE FROM history WHERE checked_at < ?", (before,)).rowcount
+            removed += connection.execute(
+                "DELETE FROM scores WHERE at < ? AND id < (SELECT max(id) FROM scores)", (before,)
+            ).rowcount
+            removed += connection.execute(
+                "DELETE FROM orders WHERE finished_at < ? AND reported_at IS NOT NULL", (before,)
+            ).rowcount
+        self.database.vacuum()
+        return removed
+
+
+def _results(rows: list[dict[str, bytes]]) -> list[CheckResult]:
+    results = []
+    for row in rows:
+        try:
+            results.append(decode(row["result"], CheckResult))
+        except ValueError:
+            continue
+    return results
