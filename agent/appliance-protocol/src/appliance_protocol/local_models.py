@@ -35,6 +35,8 @@ class AgentStatus:
     evidence_sequence: int = 0
     evidence_written_at: float | None = None
     update: UpdateStatus = field(default_factory=UpdateStatus)
+    public_key: str = ""
+    """The device's Ed25519 public key in base64, so that the portal can verify the evidence it shows."""
     problems: tuple[str, ...] = ()
     """What is wrong with the agent itself (disk full, key unreadable …), each a sentence with what to do."""
 
