@@ -10,6 +10,8 @@ from compliance_agent.checks.base import CheckError
 TIMEOUT = 3
 """Seconds a call may take."""
 PROPERTIES = "org.freedesktop.DBus.Properties"
+MAX_PROXIES = 16
+"""Proxies kept: making one costs an introspection of the object, which for systemd's manager is 50 KB of XML."""
 
 
 class SystemBus:
@@ -18,6 +20,7 @@ class SystemBus:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._proxies: dict[tuple[str, str], Any] = {}
 
     def property(self, service: str, path: str, interface: str, name: str) -> Any:
         """One property. Raises `CheckError` when the bus, the service or the property is not there."""
@@ -30,21 +33,28 @@ class SystemBus:
     def _call(self, service: str, path: str, interface: str, method: str, *arguments: Any) -> Any:
         query = f"D-Bus {service} {path} {interface}.{method}"
         try:
-            proxy = self._bus().get(service, path, timeout=TIMEOUT)
-            function = getattr(proxy[interface], method)
+            function = getattr(self._proxy(service, path)[interface], method)
             return function(*arguments, timeout=TIMEOUT)
         except CheckError:
             raise
         except Exception as error:  # GLib.Error, KeyError for an unknown interface, AttributeError for a method
             raise CheckError(f"{query} failed: {_words(error)}", query) from error
 
-    def _bus(self) -> Any:
+    def _proxy(self, service: str, path: str) -> Any:
         with self._lock:
             if self._connection is None:
                 import pydbus
 
                 self._connection = pydbus.SystemBus()
-            return self._connection
+            known = self._proxies.get((service, path))
+            connection = self._connection
+        if known is None:
+            known = connection.get(service, path, timeout=TIMEOUT)
+            with self._lock:
+                while len(self._proxies) >= MAX_PROXIES:
+                    self._proxies.pop(next(iter(self._proxies)))
+                self._proxies[(service, path)] = known
+        return known
 
 
 def _words(error: Exception) -> str:

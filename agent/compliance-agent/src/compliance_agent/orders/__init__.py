@@ -1,0 +1,1 @@
+"""The order handlers, one a file, found by `compliance_agent.orders.base.discover`."""
