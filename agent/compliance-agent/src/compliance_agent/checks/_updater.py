@@ -1,0 +1,131 @@
+"""What the appliance updater leaves in its files: its status, and the history of every update.
+
+The updater writes times as seconds since the epoch or as ISO 8601; both are read. Unknown events and fields are
+skipped, so that a newer updater does not silence these checks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from compliance_agent.checks._inputs import Inputs
+from compliance_agent.checks.base import CheckError
+
+STATUS = "/run/appliance-update/status.json"
+HISTORY = "/var/lib/appliance-update/history.jsonl"
+MAX_HISTORY = 8 << 20
+REWRITING = frozenset({"downloading", "verifying", "staging"})
+"""States in which the standby slot may rightly be empty or half written."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The fields of the status file that checks look at. Times are seconds since the epoch, None when not told."""
+
+    state: str
+    running_version: str
+    candidate_version: str
+    updated_at: float | None
+    last_check_at: float | None
+    last_check_error: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the history. `at` is seconds since the epoch."""
+
+    at: float
+    event: str
+    version: str
+    from_version: str
+    reason: str
+
+
+def status(inputs: Inputs) -> Status:
+    """The updater's status. Raises `CheckError` when it is missing or cannot be understood."""
+    return _status(inputs.text(STATUS))
+
+
+def status_if_there(inputs: Inputs) -> Status | None:
+    """The updater's status; None when the updater has not written one yet. Raises `CheckError` when it is garbage."""
+    text = inputs.text_if_there(STATUS)
+    return None if text is None else _status(text)
+
+
+def history(inputs: Inputs) -> list[Event]:
+    """Every event on record, oldest first; none when there was never an update. Raises `CheckError` for garbage.
+
+    The last line may be torn by a power cut and is then left out.
+    """
+    text = inputs.text_if_there(HISTORY, MAX_HISTORY)
+    lines = [] if text is None else text.split("\n")
+    events = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            event = _event(_object(line, HISTORY))
+        except CheckError as error:
+            if number == len(lines):
+                continue
+            raise CheckError(f"{HISTORY}, line {number}: {error}", HISTORY) from error
+        if event is not None:
+            events.append(event)
+    return sorted(events, key=lambda event: event.at)
+
+
+def moment(value: Any) -> float | None:
+    """A time as seconds since the epoch; None for what is not one."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, str) and value:
+        try:
+            read = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return (read if read.tzinfo else read.replace(tzinfo=datetime.UTC)).timestamp()
+    return None
+
+
+def _status(text: str) -> Status:
+    fields = _object(text, STATUS)
+    state = _string(fields, "state")
+    if not state:
+        raise CheckError(f"{STATUS} does not say in which state the updater is", STATUS)
+    return Status(
+        state=state,
+        running_version=_string(fields, "running_version"),
+        candidate_version=_string(fields, "candidate_version"),
+        updated_at=moment(fields.get("updated_at")),
+        last_check_at=moment(fields.get("last_check_at")),
+        last_check_error=_string(fields, "last_check_error"),
+    )
+
+
+def _event(fields: dict[str, Any]) -> Event | None:
+    at = moment(fields.get("at"))
+    if at is None or not _string(fields, "event"):
+        return None
+    texts = (_string(fields, key) for key in ("event", "version", "from_version", "reason"))
+    return Event(at, *texts)
+
+
+def _object(text: str, source: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckError(f"{source} is not JSON: {error}", source) from error
+    if not isinstance(value, dict):
+        raise CheckError(f"{source} is not a JSON object", source)
+    return value
+
+
+def _string(fields: dict[str, Any], key: str) -> str:
+    value = fields.get(key)
+    return value if isinstance(value, str) else ""
