@@ -142,7 +142,8 @@ def _command_line(layout: layouts.Layout, recipe: Recipe) -> list[str]:
 
 def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     wheels.install_all(tree)
-    _write_all(tree / "usr/lib/repart.d", layouts.first_boot_definitions(layout))
+    for name, text in layouts.device_definitions(layout).items():
+        _write_all((tree / "usr/lib" / name).parent, {Path(name).name: text})
     if recipe.variant == "bad-health":
         # A release whose portal cannot start: the gate must see it and the old system must come back.
         broken = "[Service]\nExecStart=\nExecStart=/bin/false\n"
@@ -163,9 +164,9 @@ def _collect(project: Path, version: str, directory: Path) -> None:
         found = [path for path in output.glob(pattern) if path.is_file() and not path.is_symlink()]
         if len(found) != 1:
             raise RigError(f"mkosi made {len(found)} files like {pattern} in {output}, one was expected for {version}.")
-        uuid = found[0].name.split(".")[-2].replace("-", "")
         kind = pattern.split(".")[1]
-        name = f"uki.{uuid}.efi" if kind == "efi" else f"{kind}.{uuid}.raw"
+        # mkosi's split files are called <image>_<version>.<kind>.<partition UUID>.raw.
+        name = "uki.efi" if kind == "efi" else f"{kind}.{found[0].name.split('.')[-2].replace('-', '')}.raw"
         subprocess.run(["cp", "--sparse=always", str(found[0]), str(directory / name)], check=True)
     loaders = sorted((project.parent / f"{project.name}-mkosi.cache").rglob("systemd-bootx64.efi"))
     if not loaders:
@@ -176,6 +177,6 @@ def _collect(project: Path, version: str, directory: Path) -> None:
 
 def _artifacts(version: str, directory: Path) -> Artifacts:
     data, verity = next(directory.glob("data.*.raw")), next(directory.glob("verity.*.raw"))
-    uki = next(directory.glob("uki.*.efi"))
-    return Artifacts(version, directory, data, data.name.split(".")[1], verity, verity.name.split(".")[1], uki,
-                     directory / "systemd-bootx64.efi")  # fmt: skip
+    data_uuid, verity_uuid = (path.name.split(".")[1] for path in (data, verity))
+    loader = directory / "systemd-bootx64.efi"
+    return Artifacts(version, directory, data, data_uuid, verity, verity_uuid, directory / "uki.efi", loader)

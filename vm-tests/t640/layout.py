@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import appliance_update.layout
 from t640.paths import REPOSITORY
 
 LAYOUT_FILE = REPOSITORY / "image" / "layout.toml"
@@ -94,23 +95,9 @@ def image_definitions(layout: Layout) -> dict[str, str]:
             (("00-esp.conf", esp), ("10-data.conf", data), ("11-verity.conf", verity))}  # fmt: skip
 
 
-def first_boot_definitions(layout: Layout) -> dict[str, str]:
-    """The device's own /usr/lib/repart.d: every partition in order, so that repart adds slot B and state."""
-    files = {}
-    for partition in layout.raw["partition"]:
-        values: dict[str, object] = {"Type": layout.partition_type(partition)}
-        size = f"{partition['size_mib']}M"
-        values["SizeMinBytes"] = size
-        if not partition.get("grows"):
-            values["SizeMaxBytes"] = size
-        if partition["built"] != "image":
-            values["Label"] = partition["label"]
-            if "filesystem" in partition:
-                values["Format"] = partition["filesystem"]
-            if "priority" in partition:
-                values |= {"Priority": partition["priority"], "NoAuto": "yes"}
-        files[f"{partition['name']}.conf"] = _section("Partition", values)
-    return files
+def device_definitions(layout: Layout) -> dict[str, str]:
+    """The appliance's own repart.d and sysupdate.d (path below /usr/lib → text), as the updater renders them."""
+    return appliance_update.layout.definitions(appliance_update.layout.load(LAYOUT_FILE), layout.flavour)
 
 
 @dataclass(frozen=True)
