@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-STACK_BYTES = 1 << 20
+DISK_DEADLINE = 20.0
+"""Seconds a database may take for one transaction: an eMMC that erases a block, not a dead disk."""
 
 
 class DeadlineMissed(TimeoutError):
@@ -56,3 +57,8 @@ async def in_thread(work: Callable[..., Result], *arguments: Any, deadline: floa
         if future.done() and not future.cancelled():
             raise  # the work itself raised it
         raise DeadlineMissed(f"{title} took more than {deadline:g} s") from None
+
+
+async def on_disk(work: Callable[..., Result], *arguments: Any) -> Result:
+    """`in_thread` for a transaction on the state disk."""
+    return await in_thread(work, *arguments, deadline=DISK_DEADLINE)

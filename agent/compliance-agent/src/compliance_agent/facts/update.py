@@ -70,20 +70,23 @@ def read_status(path: Path) -> UpdaterStatus:
 
 def read_history(path: Path) -> list[UpdaterEvent]:
     """The end of the updater's journal, oldest first; a torn or foreign line is skipped, a missing file is empty."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - MAX_HISTORY_TAIL))
-            lines = file.read().splitlines()
-    except OSError:
-        return []
     events = []
-    for line in lines:
+    for line in _tail(path.with_name(f"{path.name}.1")) + _tail(path):  # turned over once it is large
         try:
             events.append(decode(line, UpdaterEvent, limit=MAX_STATUS))
         except WireError:
             continue
     return events
+
+
+def _tail(path: Path) -> list[bytes]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - MAX_HISTORY_TAIL))
+            return file.read().split(b"\n")
+    except OSError:
+        return []
 
 
 def update_status(path: Path) -> UpdateStatus:
@@ -96,5 +99,9 @@ def update_status(path: Path) -> UpdateStatus:
         state=status.state[:40],
         version=(status.candidate_version or "")[:80],
         detail=(status.detail or "")[:500],
-        previous_version="",
+        previous_version=_standby(status)[:80],
     )
+
+
+def _standby(status: UpdaterStatus) -> str:
+    return next((slot.version or "" for slot in status.slots.values() if slot.state == "standby"), "")

@@ -16,7 +16,6 @@ from pathlib import Path
 from appliance_protocol.orders import Order, OrderState, OrderType
 from compliance_agent.facts.update import (
     UpdaterEvent,
-    UpdaterStatus,
     UpdaterUnreadable,
     read_history,
     read_status,
@@ -69,9 +68,14 @@ class Update(OrderHandler):
         if status.order_id == order.order_id and status.state not in RESTING:
             message = f"{status.state}: {status.detail or status.candidate_version or ''}".strip(": ")
             return Waiting(context | {"seen": "yes"}, message)
-        if status.order_id == order.order_id and _found_nothing(order, status, context):
-            return Done("There is no newer release for this device.", {"version": services.release().version})
-        return await self._again(order, context, services, _failures(ours, context))
+        failures = _failures(ours, context)
+        looked = status.order_id == order.order_id and status.state == "idle" and not status.last_check_error
+        if looked and not failures:
+            wanted = order.parameters.get("version", "")
+            if not wanted:
+                return Done("There is no newer release for this device.", {"version": services.release().version})
+            failures = [f"version {wanted} is not what the update repository offers this device"]
+        return await self._again(order, context, services, failures)
 
     async def _again(self, order: Order, context: dict[str, str], services: Services, failures: list[str]) -> Step:
         """The updater is at rest and says nothing of our order: wait, ask again, or give up."""
@@ -109,6 +113,10 @@ def _ending(order: Order, ours: list[UpdaterEvent], running: str) -> Done | None
         version = event.version or ""
         details = {"version": version, "from_version": event.from_version or "", "running_version": running}
         if event.event == "committed":
+            wanted = order.parameters.get("version", "")
+            if wanted and wanted != version:
+                said = f"Version {version} runs and is committed, but {wanted} was ordered."
+                return Done(said, details, OrderState.FAILED)
             return Done(f"Version {version} runs and is committed.", details)
         if event.event in ("rolled_back", "quarantined"):
             reason = event.reason or "the updater gives no reason"
@@ -119,13 +127,8 @@ def _ending(order: Order, ours: list[UpdaterEvent], running: str) -> Done | None
 
 def _failures(ours: list[UpdaterEvent], context: dict[str, str]) -> list[str]:
     """Why the updater could not check, as often as it said so since the last request."""
-    said = [event.reason or "the update check failed" for event in ours if event.event == "check_failed"]
+    said = [event.reason or "the update failed" for event in ours if event.event in ("check_failed", "update_failed")]
     return said[int(context.get("failures", "0")) :]
-
-
-def _found_nothing(order: Order, status: UpdaterStatus, context: dict[str, str]) -> bool:
-    """Whether the updater looked for us, without error, and had nothing to do (only when no version was named)."""
-    return status.state == "idle" and not status.last_check_error and not order.parameters.get("version")
 
 
 def drop_request(directory: Path, order: Order, version: str) -> None:
