@@ -1,6 +1,6 @@
 """What the appliance updater leaves in its files: its status, and the history of every update.
 
-The updater writes times as seconds since the epoch or as ISO 8601; both are read. Unknown events and fields are
+Times are read as seconds since the epoch and as ISO 8601. Unknown events and fields are
 skipped, so that a newer updater does not silence these checks.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 from compliance_agent.checks._inputs import Inputs
 from compliance_agent.checks.base import CheckError
 
-STATUS = "/run/appliance-update/status.json"
-HISTORY = "/var/lib/appliance-update/history.jsonl"
 MAX_HISTORY = 8 << 20
+OUTCOMES = frozenset({"committed", "rolled_back", "quarantined"})
+"""Events that end an update."""
 REWRITING = frozenset({"downloading", "verifying", "staging"})
 """States in which the standby slot may rightly be empty or half written."""
 
@@ -31,7 +31,10 @@ class Status:
     candidate_version: str
     updated_at: float | None
     last_check_at: float | None
+    """When the updater last tried to reach its repository; `last_check_error` is empty when it did."""
     last_check_error: str
+    last_success_at: float | None = None
+    """When it last did; None where the updater does not tell."""
 
 
 @dataclass(frozen=True)
@@ -47,34 +50,38 @@ class Event:
 
 def status(inputs: Inputs) -> Status:
     """The updater's status. Raises `CheckError` when it is missing or cannot be understood."""
-    return _status(inputs.text(STATUS))
+    path = inputs.host.config.paths.update_status
+    return _status(inputs.text(path), path)
 
 
 def status_if_there(inputs: Inputs) -> Status | None:
     """The updater's status; None when the updater has not written one yet. Raises `CheckError` when it is garbage."""
-    text = inputs.text_if_there(STATUS)
-    return None if text is None else _status(text)
+    path = inputs.host.config.paths.update_status
+    text = inputs.text_if_there(path)
+    return None if text is None else _status(text, path)
 
 
 def history(inputs: Inputs) -> list[Event]:
-    """Every event on record, oldest first; none when there was never an update. Raises `CheckError` for garbage.
+    """Every event on record, oldest first; none when there was never an update.
 
-    The last line may be torn by a power cut and is then left out.
+    A power cut tears a line, and the updater goes on below it: torn lines are skipped. Raises `CheckError` when
+    nothing in the file can be read.
     """
-    text = inputs.text_if_there(HISTORY, MAX_HISTORY)
-    lines = [] if text is None else text.split("\n")
+    path = inputs.host.config.paths.update_history
+    text = inputs.text_if_there(path, MAX_HISTORY) or ""
+    lines = [line for line in text.split("\n") if line.strip()]
     events = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    torn = 0
+    for line in lines:
         try:
-            event = _event(_object(line, HISTORY))
-        except CheckError as error:
-            if number == len(lines):
-                continue
-            raise CheckError(f"{HISTORY}, line {number}: {error}", HISTORY) from error
+            event = _event(_object(line, path))
+        except CheckError:
+            torn += 1
+            continue
         if event is not None:
             events.append(event)
+    if lines and torn == len(lines):
+        raise CheckError(f"{path} holds no event that can be read", path)
     return sorted(events, key=lambda event: event.at)
 
 
@@ -93,11 +100,11 @@ def moment(value: Any) -> float | None:
     return None
 
 
-def _status(text: str) -> Status:
-    fields = _object(text, STATUS)
+def _status(text: str, path: str) -> Status:
+    fields = _object(text, path)
     state = _string(fields, "state")
     if not state:
-        raise CheckError(f"{STATUS} does not say in which state the updater is", STATUS)
+        raise CheckError(f"{path} does not say in which state the updater is", path)
     return Status(
         state=state,
         running_version=_string(fields, "running_version"),
@@ -105,6 +112,7 @@ def _status(text: str) -> Status:
         updated_at=moment(fields.get("updated_at")),
         last_check_at=moment(fields.get("last_check_at")),
         last_check_error=_string(fields, "last_check_error"),
+        last_success_at=moment(fields.get("last_success_at")),
     )
 
 

@@ -7,79 +7,79 @@ by a rule declared here and by nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Days = Annotated[float, Meta(ge=0, le=3650)]
+Mebibytes = Annotated[int, Meta(ge=0, le=1048576)]
+Name = Annotated[str, Meta(min_length=1, max_length=255)]
+AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=1024)]
+Port = Annotated[str, Meta(pattern="^(tcp|udp)/[0-9]{1,5}$")]
+Fingerprint = Annotated[str, Meta(pattern="^SHA256:[A-Za-z0-9+/]{43}$")]
 
 
 @dataclass(frozen=True)
 class CheckSettings:
     """The `[checks]` table."""
 
-    disabled: tuple[str, ...] = ()
+    disabled: tuple[Name, ...] = ()
     """Ids of checks this site has decided against; they answer `notselected`, never `pass`."""
 
     slots: bool = True
     """The system is started from one of two image slots; false on a host that keeps NixOS generations."""
-    required_units: tuple[str, ...] = (
-        "compliance-agent.service",
-        "network-scanner.service",
-        "local-portal.service",
-    )
+    required_units: tuple[Name, ...] = ("compliance-agent.service", "network-scanner.service", "local-portal.service")
     """Units that must be active, beside there being no failed one."""
 
-    state_mount_point: str = "/var"
-    state_free_percent: float = 10.0
+    state_mount_point: AbsolutePath = "/var"
+    state_free_percent: Percent = 10.0
     """Least free space, and least free inodes, of the state disk in percent."""
-    esp_reserve_mib: int = 128
+    esp_reserve_mib: Mebibytes = 128
     """Least free space of the EFI system partition beyond the largest boot image on it (image/layout.toml)."""
     state_encryption_required: bool = False
     """The site has decided that the state disk is to be encrypted (45 CFR 164.312(a)(2)(iv) is addressable)."""
 
-    clock_max_offset: float = 1.0
+    clock_max_offset: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     """Largest deviation from the time server, in seconds."""
-    clock_max_age: float = 10800.0
+    clock_max_age: Annotated[float, Meta(ge=60, le=2592000)] = 10800.0
     """Longest time since a time server answered, in seconds."""
 
-    listening: tuple[str, ...] = (
-        "tcp/443",
-        "udp/68",
-        "udp/546",
-        "udp/1900",
-        "udp/3702",
-        "udp/5353",
-    )
+    listening: tuple[Port, ...] = ("tcp/443", "udp/68", "udp/546", "udp/1900", "udp/3702", "udp/5353")
     """Ports the appliance may serve beyond itself: the portal, DHCP clients, discovery (SSDP, WS-Discovery, mDNS)."""
 
-    accounts: tuple[str, ...] = ()
+    accounts: tuple[Name, ...] = ()
     """Accounts of people on this box. None in the image: nobody needs one."""
-    password_accounts: tuple[str, ...] = ()
+    password_accounts: tuple[Name, ...] = ()
     """Of these, the ones that may have a password."""
-    administrators: tuple[str, ...] = ()
+    administrators: tuple[Name, ...] = ()
     """Of these, the ones that may become root."""
-    authorised_keys: tuple[str, ...] = ()
+    authorised_keys: tuple[Fingerprint, ...] = ()
     """SSH keys that may be installed, as `SHA256:…` (the fingerprint of `ssh-keygen -lf`)."""
-    max_failed_logins: int = 20
+    max_failed_logins: Annotated[int, Meta(ge=0, le=100000)] = 20
     """Most failed logins in 24 hours before they count as an attack."""
 
     ssh: bool = False
     """Remote login by SSH is part of this appliance."""
 
-    journal_max_mib: int = 1024
+    journal_max_mib: Mebibytes = 1024
     """Largest size of the journal on disk."""
-    journal_min_days: float = 7.0
+    journal_min_days: Days = 7.0
     """The journal reaches back this far before old entries are dropped."""
 
-    lockdown: str = "integrity"
-    """Least kernel lockdown: `integrity`, `confidentiality`, or `none` where the kernel's modules are not signed."""
+    lockdown: Literal["integrity", "confidentiality", "none"] = "integrity"
+    """Least kernel lockdown; `none` where the kernel's modules are not signed and lockdown would keep them out."""
 
-    certificates: tuple[str, ...] = ()
+    certificates: tuple[AbsolutePath, ...] = ()
     """Certificate files (PEM) to watch, beside those the collector reports."""
-    certificate_min_days: float = 14.0
+    certificate_min_days: Days = 14.0
     """Least validity left of a leaf certificate."""
-    ca_min_days: float = 90.0
+    ca_min_days: Days = 90.0
     """Least validity left of a certificate authority."""
 
-    update_check_max_hours: float = 72.0
+    update_check_max_hours: Annotated[float, Meta(ge=1, le=8760)] = 72.0
     """Longest time since the updater last reached its repository."""
-    update_pending_max_days: float = 7.0
+    update_pending_max_days: Days = 7.0
     """Longest time an installed release may wait for its restart."""
-    reboot_window_days: float = 7.0
+    reboot_window_days: Days = 7.0
     """How far back unexpected restarts count."""

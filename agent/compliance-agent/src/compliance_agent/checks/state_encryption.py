@@ -32,8 +32,8 @@ class StateEncryption(Check):
             return inputs.passed(f"The state disk ({mount.source}) is encrypted.", facts)
         if not host.config.checks.state_encryption_required:
             return inputs.informational(
-                "The state disk is not encrypted. The rule is addressable, and this site has not declared that it wants "
-                "it (`state_encryption_required`).",
+                "The state disk is not encrypted. The rule is addressable, and this site has not declared that it "
+                "wants it (`state_encryption_required`).",
                 facts,
             )
         return inputs.failed(

@@ -23,7 +23,6 @@ ENDING_TARGETS = (
     "soft-reboot.target",
 )
 TRIAL_BEGINS = frozenset({"installed", "trial_started"})
-TRIAL_ENDS = frozenset({"committed", "rolled_back", "quarantined"})
 LONGEST_TRIAL = 7200.0
 """Seconds within which a trial ends; restarts during one are the updater's doing."""
 SLACK = 900.0
@@ -89,12 +88,9 @@ class UnattendedReboots(Check):
             return inputs.failed(
                 f"The box went down {count(len(unexplained), 'time')} without a shutdown: {when} (UTC).", facts
             )
-        waiting = _waiting(status, now)
-        if waiting is not None and status is not None and waiting > settings.update_pending_max_days:
-            version = status.candidate_version or "a new release"
-            return inputs.failed(
-                f"Release {version} has waited {waiting:.0f} days for the restart that starts it.", facts
-            )
+        waiting = _waiting(status, history, now)
+        if waiting > settings.update_pending_max_days:
+            return inputs.failed(f"A new release has waited {waiting:.0f} days for the restart that starts it.", facts)
         return inputs.passed(
             f"{count(len(ended), 'restart')} in {settings.reboot_window_days:g} days, none unexpected.", facts
         )
@@ -122,17 +118,18 @@ def _trials(history: list[_updater.Event]) -> list[tuple[float, float]]:
     spans = []
     for number, event in enumerate(history):
         if event.event in TRIAL_BEGINS:
-            ends = [later.at for later in history[number + 1 :] if later.event in TRIAL_ENDS]
+            ends = [later.at for later in history[number + 1 :] if later.event in _updater.OUTCOMES]
             end = min(ends[0] if ends else event.at + LONGEST_TRIAL, event.at + LONGEST_TRIAL)
             spans.append((event.at - SLACK, end + SLACK))
     return spans
 
 
-def _waiting(status: _updater.Status | None, now: float) -> float | None:
-    """How long an installed release has waited for its restart, in days; None when none does."""
-    if status is None or status.state != "armed" or status.updated_at is None:
-        return None
-    return (now - status.updated_at) / 86400
+def _waiting(status: _updater.Status | None, history: list[_updater.Event], now: float) -> float:
+    """How long an installed release has waited for its restart, in days; 0 when none does."""
+    installed = [event.at for event in history if event.event == "installed"]
+    if status is None or status.state != "armed" or not installed:
+        return 0.0
+    return (now - installed[-1]) / 86400
 
 
 def _day(moment: float) -> str:

@@ -22,6 +22,9 @@ KNOWN = frozenset(
     }
 )
 
+SKEW = 300.0
+"""Seconds that a time stamp may lie ahead: the clock is corrected now and then."""
+
 
 class UpdateAge(Check):
     """A box that cannot update is the one thing that only a site visit mends."""
@@ -35,7 +38,7 @@ class UpdateAge(Check):
         soc2("CC8.1", PARTIAL),
     )
     does_not_prove = "That the provider publishes releases in time: a box can be up to date with an old release."
-    remedy = "Check the site's internet connection. If other things work, call the provider: the box cannot reach its updates."
+    remedy = "Check the site's internet connection. If it works, call the provider: the box cannot reach its updates."
 
     def run(self, host: Host) -> Finding:
         """The age of the last look, the last outcome, and the age of the running release as a fact."""
@@ -50,27 +53,41 @@ class UpdateAge(Check):
             facts["running since"] = f"{span(now - installed[-1])}"
         if status.state not in KNOWN:
             return inputs.unknown(f"The updater is in a state this check does not know: {status.state[:40]!r}.", facts)
-        last = history[-1] if history else None
-        failed = last is not None and last.event in ("rolled_back", "quarantined")
-        if last is not None and (failed or status.state in ("rolled_back", "quarantined")):
-            facts["reason"] = last.reason
-            return inputs.failed(f"The update to {last.version or 'a new release'} failed here and was undone.", facts)
-        return self._last_look(inputs, status, now, facts)
+        outcomes = [event for event in history if event.event in _updater.OUTCOMES]
+        if outcomes and outcomes[-1].event != "committed":
+            facts["reason"] = outcomes[-1].reason
+            version = outcomes[-1].version or "a new release"
+            return inputs.failed(f"The update to {version} failed here and was undone.", facts)
+        if status.state in ("rolled_back", "quarantined"):
+            return inputs.failed(f"The last update failed here and was undone (state {status.state}).", facts)
+        return self._last_look(inputs, status, history, facts)
 
-    def _last_look(self, inputs: Inputs, status: _updater.Status, now: float, facts: dict[str, str]) -> Finding:
+    def _last_look(
+        self, inputs: Inputs, status: _updater.Status, history: list[_updater.Event], facts: dict[str, str]
+    ) -> Finding:
         limit = inputs.host.config.checks.update_check_max_hours * 3600
+        now = inputs.host.clock.read().wall
+        if status.last_check_at is None:
+            return inputs.failed("The updater has not yet looked for updates.", facts)
+        reached = status.last_success_at if status.last_check_error else status.last_check_at
         if status.last_check_error:
             facts["last error"] = status.last_check_error
-        if status.last_check_at is None:
-            return inputs.failed("The updater has never reached its repository.", facts)
-        age = now - status.last_check_at
-        facts["last look"] = f"{span(age)} ago"
+        if reached is None:
+            return self._out_of_reach(inputs, history, now - limit, facts)
+        age = now - reached
+        facts["repository reached"] = f"{span(age)} ago"
         if age < -SKEW:
-            raise CheckError(f"{_updater.STATUS} is from the future: the clock was set back", _updater.STATUS)
+            path = inputs.host.config.paths.update_status
+            raise CheckError(f"{path} is from the future: the clock was set back", path)
         if age > limit:
             return inputs.failed(f"The updater last reached its repository {span(age)} ago.", facts)
         return inputs.passed(f"The updater last reached its repository {span(age)} ago; nothing is in its way.", facts)
 
-
-SKEW = 300.0
-"""Seconds that a time stamp may lie ahead: the clock is corrected now and then."""
+    def _out_of_reach(
+        self, inputs: Inputs, history: list[_updater.Event], latest: float, facts: dict[str, str]
+    ) -> Finding:
+        """The last look failed, and the updater does not tell when one last went well."""
+        failures = [event.at for event in history if event.event == "check_failed"]
+        if failures and failures[-1] < latest:
+            return inputs.failed("The updater has not reached its repository for days.", facts)
+        return inputs.unknown("The updater cannot reach its repository; when it last did is not known.", facts)
