@@ -8,7 +8,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.appliance_protocol.builders import a_key
 
 from appliance_protocol.envelope import (
     EnvelopeError,
@@ -22,6 +21,7 @@ from appliance_protocol.envelope import (
 )
 from appliance_protocol.orders import Order
 from appliance_protocol.wire import WireError
+from tests.appliance_protocol.builders import a_key
 
 KEY = a_key("device")
 ORDER = Order("ord_1", "dev_1", "run_checks", 1.0, 2.0)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.appliance_protocol.builders import DEVICE, Signer, a_key
 
 from appliance_protocol.envelope import Envelope, PayloadType, parse, seal
 from appliance_protocol.evidence import (
@@ -23,6 +22,7 @@ from appliance_protocol.evidence import (
 )
 from appliance_protocol.verdict import Verdict
 from appliance_protocol.wire import decode
+from tests.appliance_protocol.builders import DEVICE, Signer, a_key
 
 CORPUS = Path(__file__).parent / "corpus"
 KEYS = [a_key("device").public]

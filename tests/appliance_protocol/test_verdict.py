@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.appliance_protocol.builders import a_result
 
 from appliance_protocol.verdict import Verdict, score
+from tests.appliance_protocol.builders import a_result
 
 NOW = 1_800_000_100.0
 
