@@ -163,7 +163,12 @@ def load(path: Path = LAYOUT_FILE) -> Layout:
     return layout
 
 
-WILDCARDS = {"@v": r"(?P<version>[^_+/]+?)", "@u": r"(?P<uuid>[0-9a-f]{32})", "@l": r"(?P<left>\d+)", "@d": r"(?P<done>\d+)"}
+WILDCARDS = {
+    "@v": r"(?P<version>[^_+/]+?)",
+    "@u": r"(?P<uuid>[0-9a-f]{32})",
+    "@l": r"(?P<left>\d+)",
+    "@d": r"(?P<done>\d+)",
+}
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

@@ -1,0 +1,26 @@
+{
+  applianceDistribution,
+  click,
+  msgspec,
+  requests,
+  rich,
+  securesystemslib,
+  tuf,
+}:
+
+applianceDistribution {
+  root = ./.;
+  dependencies = [
+    click
+    msgspec
+    requests
+    rich
+    securesystemslib
+    tuf
+  ];
+
+  # The updater finds the disk by the same description the image was built from.
+  postInstall = ''
+    install -Dm444 ${../../image/layout.toml} $out/share/appliance-update/layout.toml
+  '';
+}

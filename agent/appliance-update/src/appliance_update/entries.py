@@ -1,0 +1,63 @@
+"""The boot entries: UKIs on the ESP, whose file names carry the loader's counter.
+
+Source: https://systemd.io/AUTOMATIC_BOOT_ASSESSMENT/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance_update import faults
+from appliance_update.files import flush_directory
+from appliance_update.layout import Layout, compiled
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One UKI. `left` is None when it is not counted (any more)."""
+
+    path: Path
+    version: str
+    left: int | None = None
+    done: int | None = None
+
+    @property
+    def blessed(self) -> bool:
+        """Proved good, or never on trial."""
+        return self.left is None
+
+    @property
+    def spent(self) -> bool:
+        """Out of tries: the loader takes it only when nothing else is there."""
+        return self.left == 0
+
+
+def entries(esp: Path, layout: Layout) -> tuple[Entry, ...]:
+    """The UKIs of this image on the ESP, sorted by name. Raises `OSError` when the ESP cannot be read."""
+    patterns = [compiled(pattern) for pattern in (*layout.esp.uki_counted, layout.esp.uki_name)]
+    directory = esp / layout.esp.uki_directory.lstrip("/")
+    found = []
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        for pattern in patterns:
+            match = pattern.fullmatch(path.name)
+            if match and path.is_file():
+                groups = match.groupdict()
+                left, done = groups.get("left"), groups.get("done")
+                counted = None if left is None else int(left)
+                found.append(Entry(path, groups["version"], counted, int(done) if done else None))
+                break
+    return tuple(found)
+
+
+def of_version(found: tuple[Entry, ...], version: str) -> tuple[Entry, ...]:
+    """The entries of one version: one when all is well, more when a stale twin is about."""
+    return tuple(entry for entry in found if entry.version == version)
+
+
+def remove(entry: Entry) -> None:
+    """Take an entry away, durably, before its slot is overwritten. Raises `OSError`."""
+    faults.point(f"unlink:{entry.path.name}")
+    entry.path.unlink(missing_ok=True)
+    flush_directory(entry.path.parent)
+    faults.point(f"unlinked:{entry.path.name}")

@@ -1,0 +1,21 @@
+"""One check a file; each is `check(gate, host)` and returns None when all is well, else a sentence.
+
+To add one: a file here with that function. The registry finds it by being here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from appliance_update.config import Gate
+from appliance_update.host import Host
+
+Check = Callable[[Gate, Host], str | None]
+
+
+def registry() -> dict[str, Check]:
+    """Every check of this folder by name, in order of name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name: importlib.import_module(f"{__name__}.{name}").check for name in names}

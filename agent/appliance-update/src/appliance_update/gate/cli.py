@@ -1,0 +1,73 @@
+"""The program `boot-health`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import msgspec
+
+from appliance_update.config import CONFIG_FILE, Config, ConfigError, load
+from appliance_update.failed_boot import GATE_FILE, LastGate
+from appliance_update.files import write_json
+from appliance_update.gate.checks import registry
+from appliance_update.gate.judge import Verdict, judge
+from appliance_update.host import Host
+
+
+@click.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), default=CONFIG_FILE, show_default=True)
+@click.option("--once", is_flag=True, help="One round, without waiting for what is still starting.")
+@click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, as in /run/appliance-update/gate.json.")
+def main(config_path: Path, once: bool, as_json: bool) -> None:
+    """Judge whether this boot is good: local facts only, no uplink needed.
+
+    \b
+    Exit codes:
+      0  every check passed
+      1  a check failed until the deadline (boot-health.service then reboots)
+      2  the configuration cannot be used
+    """
+    try:
+        config, _ = load(config_path)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    host = Host()
+    gate = replace(config.gate, deadline=0.0) if once else config.gate
+    verdict = judge(gate, host, registry())
+    publish(config, verdict)
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(verdict), indent=1, sort_keys=True))
+    else:
+        click.echo(sentence(verdict), err=not verdict.passed)
+    if not verdict.passed and verdict.counted:
+        _console(sentence(verdict))
+    sys.exit(0 if verdict.passed else 1)
+
+
+def sentence(verdict: Verdict) -> str:
+    """The verdict for people."""
+    if verdict.passed:
+        return f"boot-health: {verdict.version or 'this system'} is good ({verdict.seconds:.0f} s)"
+    return (
+        f"boot-health: {verdict.version or 'this system'} is NOT good after {verdict.seconds:.0f} s: {verdict.reason}"
+    )
+
+
+def publish(config: Config, verdict: Verdict) -> None:
+    """Keep the verdict for the portal (/run) and for whoever boots after us (state). Neither may break the gate."""
+    with contextlib.suppress(OSError):
+        write_json(Path(config.paths.runtime) / "gate.json", verdict)
+    with contextlib.suppress(OSError):
+        last = LastGate(verdict.version, verdict.passed, verdict.reason, verdict.at)
+        write_json(Path(config.paths.state) / GATE_FILE, last)
+
+
+def _console(text: str) -> None:
+    with contextlib.suppress(OSError), Path("/dev/console").open("w") as console:
+        console.write(f"\n{text}\n")

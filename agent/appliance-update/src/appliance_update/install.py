@@ -1,0 +1,237 @@
+"""Writing a release into the other slot: systemd-sysupdate writes, we assert before and read back after.
+
+The order is the safety: the standby's boot entry goes first, its slot is written, read back from the medium and
+compared with what was signed; only then comes the UKI, whose name carries the counter, and it is read back too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from appliance_update import faults
+from appliance_update.device import Device, Slot, SlotState, inspect, refusals
+from appliance_update.entries import entries, of_version, remove
+from appliance_update.host import Host
+from appliance_update.layout import Layout, Role, boot_transfers, slot_transfers, write
+from appliance_update.release import Release
+from appliance_update.transfer import Transfer, esp_preflight, hash_file
+from appliance_update.uki import UkiError, argument, command_line
+
+SYSUPDATE_DEADLINE = 3600.0
+READ = 1024 * 1024
+
+
+class InstallError(RuntimeError):
+    """The release could not be installed; the running version is untouched. The message says what and why."""
+
+
+class Writer(Protocol):
+    """What writes to partitions and to the ESP."""
+
+    def apply(self, definitions: Path, version: str) -> None:
+        """Clear what was left half done, then carry out the transfers for one version. Raises `InstallError`."""
+
+
+@dataclass(frozen=True)
+class Sysupdate:
+    """systemd-sysupdate, told exactly which disk and which definitions."""
+
+    program: str
+
+    def apply(self, definitions: Path, version: str) -> None:
+        """See `Writer`. `vacuum` first: since systemd 260 an interrupted update refuses to go on without it."""
+        self._run(definitions, "vacuum")
+        self._run(definitions, "update", version)
+
+    def _run(self, definitions: Path, *command: str) -> None:
+        call = [self.program, f"--definitions={definitions}", "--verify=no", *command]
+        try:
+            done = subprocess.run(
+                call, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                timeout=SYSUPDATE_DEADLINE, check=False,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise InstallError(f"{self.program} is missing: the image must carry systemd-sysupdate") from error
+        except subprocess.TimeoutExpired as error:
+            raise InstallError(f"systemd-sysupdate {command[0]} did not end in {SYSUPDATE_DEADLINE:.0f} s") from error
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            said = said if len(said) < 800 else f"{said[:300]} … {said[-450:]}"
+            raise InstallError(f"systemd-sysupdate {' '.join(command)} failed ({done.returncode}): {said}")
+
+
+@dataclass(frozen=True)
+class Installer:
+    """Installs one verified release on one asserted device."""
+
+    host: Host
+    layout: Layout
+    transfer: Transfer
+    writer: Writer
+    definitions: Path
+
+    def fill_slot(self, release: Release, progress: Callable[[int, int], None]) -> None:
+        """Write the release into the standby slot, without a boot entry, and read it back. Raises `InstallError`."""
+        device = self._asserted(release)
+        self._check_pairing(release)
+        freed = sum(entry.path.stat().st_size for entry in device.entries if entry.version != device.version)
+        esp_preflight(device.esp, release, self.layout, freed)
+        self._fence(device)
+        if not self._holds(device.standby, release):
+            texts = slot_transfers(
+                self.layout, device.flavour, disk=f"/dev/{device.disk_name}", staging=self.transfer.staging
+            )
+            faults.point("slot:write")
+            self._apply("slot", texts, release.version)
+            faults.point("slot:written")
+        self.read_back(release, progress)
+
+    def read_back(self, release: Release, progress: Callable[[int, int], None]) -> Device:
+        """Compare the slot on the medium with what was signed. Raises `InstallError`."""
+        device = inspect(self.host, self.layout)
+        if not self._holds(device.standby, release):
+            raise InstallError(
+                f"Slot {device.standby.name} does not hold {release.version} after it was written: "
+                f"labels {device.standby.data.label!r} and {device.standby.verity.label!r}"
+            )
+        parts = ((device.standby.verity, Role.VERITY), (device.standby.data, Role.DATA))
+        total, done = sum(release.artifact(role).content_length for _, role in parts), 0
+        for entry, role in parts:
+            artifact = release.artifact(role)
+            found = hash_medium(device.disk, entry.start, artifact.content_length, done, total, progress)
+            if found != artifact.content_sha256:
+                raise InstallError(
+                    f"Slot {device.standby.name} reads back differently from what was written ({role.value}): "
+                    "the disk may be failing; no boot entry was made"
+                )
+            done += artifact.content_length
+        faults.point("slot:read back")
+        return device
+
+    def arm(self, release: Release) -> None:
+        """Put the UKI with its counter on the ESP, last of all, and read it back. Raises `InstallError`."""
+        device = self._asserted(release)
+        if not self._holds(device.standby, release):
+            raise InstallError(f"Slot {device.standby.name} does not hold {release.version}; it is not armed")
+        try:
+            faults.point("uki:write")
+            self._apply("boot", boot_transfers(self.layout, staging=self.transfer.staging), release.version)
+            faults.point("uki:written")
+            self._check_entry(device, release)
+        except (InstallError, OSError):
+            self.disarm(release.version)  # an entry that did not pass must not be booted
+            raise
+
+    def disarm(self, version: str) -> None:
+        """Take the boot entries of a version away again. Raises `OSError`, `DeviceError`."""
+        device = inspect(self.host, self.layout)
+        if version != device.version:
+            for entry in of_version(device.entries, version):
+                remove(entry)
+
+    # -- assertions ---------------------------------------------------------------------------------------------------
+
+    def _asserted(self, release: Release) -> Device:
+        device = inspect(self.host, self.layout)
+        reasons = refusals(device, self.host, self.layout)
+        if reasons:
+            raise InstallError("; ".join(reasons))
+        if device.version == release.version:
+            raise InstallError(f"{release.version} is what runs already")
+        if device.standby.state is SlotState.BOOTED:
+            raise InstallError("the slot to be written is the booted one")  # cannot be; and must never be
+        return device
+
+    def _fence(self, device: Device) -> None:
+        """No boot entry but the running version's while the other slot is being overwritten."""
+        for entry in device.entries:
+            if entry.version != device.version:
+                remove(entry)
+
+    def _holds(self, slot: Slot, release: Release) -> bool:
+        return (
+            slot.version == release.version
+            and slot.data.uuid.hex == release.artifact(Role.DATA).uuid
+            and slot.verity.uuid.hex == release.artifact(Role.VERITY).uuid
+        )
+
+    def _check_pairing(self, release: Release) -> None:
+        """The UKI must name the root hash of the slot it will boot; the loader cannot know better."""
+        staged = self.transfer.staged(release, release.artifact(Role.UKI))
+        name = self.layout.flavour[release.flavour].root_hash_argument
+        try:
+            inside = argument(command_line(staged), name)
+        except UkiError as error:
+            raise InstallError(str(error)) from error
+        if inside != release.root_hash:
+            raise InstallError(
+                f"The kernel image of {release.version} names the root hash {inside or 'of nothing'}, "
+                f"its slot has {release.root_hash}; nothing was written"
+            )
+
+    def _check_entry(self, device: Device, release: Release) -> None:
+        own = of_version(entries(device.esp, self.layout), release.version)
+        if len(own) != 1:
+            raise InstallError(f"{release.version} has {len(own)} boot entries after it was armed, one is right")
+        entry, artifact = own[0], release.artifact(Role.UKI)
+        drop_cache(entry.path)
+        if hash_file(entry.path, lambda _: None) != (artifact.content_sha256, artifact.content_length):
+            raise InstallError(f"{entry.path.name} reads back differently from what was written; it was removed")
+        if entry.left != self.layout.boot.tries or entry.done not in (0, None):
+            raise InstallError(f"{entry.path.name} does not carry {self.layout.boot.tries} tries; it was removed")
+        faults.point("uki:read back")
+
+    def _apply(self, name: str, texts: dict[str, str], version: str) -> None:
+        directory = self.definitions / name
+        shutil.rmtree(directory, ignore_errors=True)
+        write(texts, directory)
+        self.writer.apply(directory, version)
+
+
+def drop_cache(path: Path) -> None:
+    """Ask the kernel to forget a file's pages, so that the next read comes from the medium."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def hash_medium(
+    disk: Path, start: int, length: int, done: int, total: int, progress: Callable[[int, int], None]
+) -> str:
+    """SHA-256 of `length` bytes from byte `start` of a disk, past the page cache where the kernel allows it.
+
+    Raises `OSError`.
+    """
+    digest = hashlib.sha256()
+    handle = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+        os.posix_fadvise(handle, start, length, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            direct = os.open(disk, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+            os.close(handle)
+            handle = direct
+        with mmap.mmap(-1, READ) as buffer:  # page-aligned, as direct reads demand
+            position = 0
+            while position < length:
+                count = os.preadv(handle, [buffer], start + position)
+                if count <= 0:
+                    break
+                count = min(count, length - position)
+                digest.update(buffer[:count])
+                position += count
+                progress(done + position, total)
+    finally:
+        os.close(handle)
+    return digest.hexdigest()

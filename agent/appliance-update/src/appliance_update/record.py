@@ -1,0 +1,78 @@
+"""What the updater remembers over a power cut: one small file, replaced whole before each step."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance_update.files import Unreadable, decode, read_limited, set_aside, write_json
+from appliance_update.release import Release
+
+LIMIT = 1024 * 1024
+
+
+class State(enum.StrEnum):
+    """Where an update stands."""
+
+    IDLE = "idle"
+    CHECKING = "checking"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    STAGING = "staging"
+    ARMED = "armed"
+    TRIAL = "trial"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    QUARANTINED = "quarantined"
+
+    @property
+    def settled(self) -> bool:
+        """Whether no update is under way."""
+        return self in (State.IDLE, State.COMMITTED, State.ROLLED_BACK, State.QUARANTINED)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The persisted state. Times are seconds since the epoch.
+
+    `good_version` is the version that last proved itself here; `armed_boot` the boot in which the candidate was armed,
+    `restarts` how often we rebooted for it; `time_floor` the latest time that verified metadata was signed at.
+    """
+
+    format: int = 1
+    state: State = State.IDLE
+    candidate: Release | None = None
+    from_version: str = ""
+    good_version: str = ""
+    order_id: str = ""
+    detail: str = ""
+    armed_boot: str = ""
+    armed_at: float = 0.0
+    restarts: int = 0
+    time_floor: float = 0.0
+    last_check_at: float | None = None
+    last_check_error: str = ""
+    updated_at: float = 0.0
+
+
+def load(path: Path) -> tuple[Record, str]:
+    """The record, and a sentence about what was wrong with it (empty when nothing was).
+
+    An unreadable record is set aside and begun anew: whatever it said, every step asserts its own conditions.
+    """
+    try:
+        return decode(read_limited(path, LIMIT), Record, str(path)), ""
+    except FileNotFoundError:
+        return Record(), ""
+    except (Unreadable, OSError) as error:
+        try:
+            aside = f"; it was moved to {set_aside(path)}"
+        except OSError:
+            aside = ""
+        return Record(), f"The record of updates was unreadable ({str(error)[:200]}){aside}"
+
+
+def save(path: Path, record: Record) -> None:
+    """Replace the record. Raises `OSError`."""
+    write_json(path, record)

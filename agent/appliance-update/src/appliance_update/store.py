@@ -1,0 +1,145 @@
+"""The updater's memory and its public face: record, history, quarantine, and the status file made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appliance_update import history, quarantine, record, status
+from appliance_update.device import Device
+from appliance_update.history import Event
+from appliance_update.record import Record, State
+
+PROGRESS_EVERY = 1.0
+"""Seconds between two progress reports in the status file."""
+
+
+class Busy(RuntimeError):
+    """Another updater is at work."""
+
+
+@dataclass
+class Store:
+    """All that is kept, in `state` (survives) and `runtime` (does not)."""
+
+    state: Path
+    runtime: Path
+    now: Callable[[], float] = time.time
+    record: Record = field(default_factory=Record)
+    device: Device | None = None
+    running_version: str = ""
+    watcher: Callable[[State, int, int], None] | None = None
+    """Told of progress: state, bytes done, bytes in all (0, 0 at the start of a state)."""
+    _reported: float = 0.0
+
+    @property
+    def record_path(self) -> Path:
+        """The record."""
+        return self.state / "state.json"
+
+    @property
+    def history_path(self) -> Path:
+        """The update journal."""
+        return self.state / "history.jsonl"
+
+    @property
+    def quarantine_path(self) -> Path:
+        """Versions that failed here."""
+        return self.state / "quarantine.json"
+
+    @property
+    def failed(self) -> Path:
+        """Journals of failed boots."""
+        return self.state / "failed"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one updater at a time. Raises `Busy`."""
+        self.runtime.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.runtime / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy("Another updater is at work; `appliance-update status` shows what it does") from error
+            self.load()
+            yield
+        finally:
+            os.close(handle)
+
+    def load(self) -> None:
+        """Read the record; a damaged one is begun anew, and says so."""
+        self.record, problem = record.load(self.record_path)
+        if problem:
+            self.record = dataclasses.replace(self.record, detail=problem)
+
+    def save(self, **changes: Any) -> None:
+        """Persist the record with these changes, then show them. Raises `OSError`."""
+        self.record = dataclasses.replace(self.record, updated_at=self.now(), **changes)
+        record.save(self.record_path, self.record)
+        self.publish()
+        if self.watcher and "state" in changes:
+            self.watcher(self.record.state, 0, 0)
+
+    def note(
+        self, event: Event, *, version: str = "", reason: str = "", journal: str = "", from_version: str = ""
+    ) -> None:
+        """Append to the history, once: a step that is repeated after a power cut is not a second event."""
+        entries, _ = history.read(self.history_path)
+        entry = history.Entry(
+            self.now(),
+            event.value,
+            version,
+            from_version or self.record.from_version,
+            reason,
+            self.record.order_id,
+            journal,
+        )
+        if entries and dataclasses.replace(entries[-1], at=0.0, journal="") == dataclasses.replace(
+            entry, at=0.0, journal=""
+        ):
+            return
+        history.append(self.history_path, entry)
+
+    def put_away(self, version: str, reason: str) -> None:
+        """Quarantine a version."""
+        quarantine.add(self.quarantine_path, version, reason, self.now())
+
+    def put_away_versions(self) -> dict[str, str]:
+        """Quarantined versions with their reasons."""
+        return {version: failure.reason for version, failure in quarantine.load(self.quarantine_path).versions.items()}
+
+    def publish(self, progress: status.Bytes | None = None) -> None:
+        """Write status.json. Raises `OSError`."""
+        status.write(self.runtime / "status.json", self.status(progress))
+
+    def status(self, progress: status.Bytes | None = None) -> status.Status:
+        """What status.json says now."""
+        kept = self.record
+        return status.Status(
+            state=kept.state.value,
+            running_version=self.running_version,
+            candidate_version=kept.candidate.version if kept.candidate else "",
+            detail=kept.detail,
+            progress=progress,
+            slots=status.slots_of(self.device),
+            updated_at=kept.updated_at,
+            last_check_at=kept.last_check_at,
+            last_check_error=kept.last_check_error,
+            order_id=kept.order_id,
+        )
+
+    def progress(self, done: int, total: int) -> None:
+        """Report bytes; the status file is rewritten once a second at most."""
+        if self.watcher:
+            self.watcher(self.record.state, done, total)
+        if time.monotonic() - self._reported >= PROGRESS_EVERY:
+            self._reported = time.monotonic()
+            self.publish(status.Bytes(done, total))

@@ -1,0 +1,288 @@
+"""The update itself: check, fetch, verify, stage, arm, reboot; each state persisted before its step begins.
+
+After a power cut at any point `run` begins at the top again: every step asserts its own conditions and does only what
+is still to be done, so that repeating is the same as resuming.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from appliance_update import faults, inbox
+from appliance_update.clock import trusted_time
+from appliance_update.config import Config
+from appliance_update.device import Device, DeviceError, inspect, refusals
+from appliance_update.history import Event
+from appliance_update.host import Host
+from appliance_update.install import Installer, InstallError
+from appliance_update.layout import Layout
+from appliance_update.record import State
+from appliance_update.release import Release, version_key
+from appliance_update.repository import Catalogue, CheckError, Repository
+from appliance_update.settle import settle
+from appliance_update.store import Store
+from appliance_update.transfer import Transfer, TransferError
+
+INHIBITED_FOR = 24 * 3600.0
+"""Seconds for which somebody may hold up the reboot into an armed version."""
+
+RESTARTS = 5
+"""Reboots into an armed version that the boot loader may ignore (a pinned entry) before we leave it to a person."""
+
+
+class Outcome(enum.StrEnum):
+    """How a run ended when nothing went wrong."""
+
+    UP_TO_DATE = "up to date"
+    WAITING = "waiting"
+    READY = "ready"
+    ARMED = "armed"
+    REBOOTING = "rebooting"
+
+
+class Failure(enum.IntEnum):
+    """Exit codes of the command line for what went wrong."""
+
+    CHECK = 3
+    TRANSFER = 4
+    INSTALL = 5
+    DEVICE = 6
+    BUSY = 7
+
+
+class UpdateError(RuntimeError):
+    """The update could not go on; the running system is untouched. `failure` is the exit code."""
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+@dataclass
+class Updater:
+    """One device's updater. Every public method but `run` expects the store to be locked."""
+
+    host: Host
+    layout: Layout
+    config: Config
+    store: Store
+    repository: Repository
+    transfer: Transfer
+    installer: Installer
+    reboot: Callable[[bool], None]
+    """Reboots; its argument says whether others may inhibit it. Raises `OSError` when it does not happen."""
+
+    # -- the whole way ------------------------------------------------------------------------------------------------
+
+    def run(self) -> tuple[Outcome, str]:
+        """What the timer does. Returns the outcome with a sentence. Raises `UpdateError`, `Busy`, `OSError`."""
+        with self.store.locked():
+            self._take_requests()
+            device = settle(self.store, self.host, self.layout)
+            if device is None:
+                raise UpdateError(self.store.record.detail, Failure.DEVICE)
+            if self.store.record.state is State.TRIAL:
+                return Outcome.WAITING, self.store.record.detail
+            if self.store.record.state is State.ARMED:
+                return self.restart()
+            if not self.config.repository:
+                return self._up_to_date("No repository is configured")
+            candidate = self.fetch()
+            if candidate is None:
+                return Outcome.UP_TO_DATE, self.store.record.detail
+            if not self.window_open():
+                return self._wait(f"{candidate.version} is ready and waits for the maintenance window")
+            self.apply()
+            return self.restart()
+
+    def _take_requests(self) -> None:
+        requests, refused = inbox.take(self.store.runtime / "requests")
+        if requests:
+            self.store.save(order_id=requests[-1].order_id)
+        for reason in refused:
+            self.store.note(Event.CHECK_FAILED, reason=f"A request was refused: {reason}")
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def check(self) -> Release | None:
+        """Ask the repository; the release to install, or None. Raises `UpdateError`."""
+        before = self.store.record
+        rest = State.IDLE if before.state is State.CHECKING else before.state
+        self.store.save(state=State.CHECKING)
+        now = self.store.now()
+        try:
+            catalogue = self._catalogue(now)
+        except CheckError as error:
+            if str(error) != before.last_check_error:  # days without an uplink are one event, not hundreds
+                self.store.note(Event.CHECK_FAILED, reason=str(error))
+            self.store.save(state=rest, last_check_at=now, last_check_error=str(error), detail=before.detail)
+            raise UpdateError(str(error), Failure.CHECK) from error
+        candidate, detail = self._choose(catalogue)
+        self.store.save(
+            state=rest,
+            detail=detail if candidate is None else before.detail,
+            last_check_at=now,
+            last_check_error="",
+            time_floor=max(before.time_floor, catalogue.signed_at),
+        )
+        return candidate
+
+    def _catalogue(self, now: float) -> Catalogue:
+        flavour = self.store.device.flavour if self.store.device else ""
+        trusted = trusted_time(now, self.host.build_time(), self.store.record.time_floor)
+        return self.repository.refresh(self.layout, self.config.device_class, flavour, trusted)
+
+    def _choose(self, catalogue: Catalogue) -> tuple[Release | None, str]:
+        running = self.store.running_version
+        put_away = self.store.put_away_versions()
+        spent = {entry.version for entry in self.store.device.entries if entry.spent} if self.store.device else set()
+        newer = [release for release in catalogue.releases if version_key(release.version) > version_key(running)]
+        able = [release for release in newer if release.version not in put_away and release.version not in spent]
+        if able:
+            return max(able, key=lambda release: version_key(release.version)), ""
+        if newer:
+            version = max((release.version for release in newer), key=version_key)
+            return None, f"{version} is offered but failed here: {put_away.get(version, 'its tries are spent')}"
+        if catalogue.unsuitable:
+            path, reason = sorted(catalogue.unsuitable.items())[-1]
+            return None, f"{running} is up to date; {path.rpartition('/')[2]} is offered, but {reason}"
+        return None, f"{running} is up to date"
+
+    def fetch(self) -> Release | None:
+        """Check, and bring the candidate verified into the staging directory. Raises `UpdateError`."""
+        before = self.store.record
+        try:
+            candidate = self.check()
+        except UpdateError:
+            candidate = self._resumable()
+            if candidate is None:
+                self._back_to_rest()
+                raise
+        if candidate is None:
+            self._back_to_rest()
+            self.transfer.clear()
+            return None
+        self._refuse_early()
+        if before.candidate != candidate or before.state.settled:
+            self.store.note(Event.DOWNLOAD_STARTED, version=candidate.version, from_version=self.store.running_version)
+        try:
+            self.store.save(
+                state=State.DOWNLOADING, candidate=candidate, from_version=self.store.running_version, detail=""
+            )
+            self.transfer.tidy(candidate)
+            self.transfer.preflight(candidate)
+            self.transfer.fetch(candidate, self.store.progress)
+            self.store.save(state=State.VERIFYING)
+            self.transfer.verify(candidate, self.store.progress)
+        except TransferError as error:
+            self._failed(candidate, str(error))
+            raise UpdateError(str(error), Failure.TRANSFER) from error
+        self.store.save(detail=f"{candidate.version} is fetched and verified")
+        return candidate
+
+    def apply(self) -> None:
+        """Install the fetched candidate into the other slot and arm it. Raises `UpdateError`."""
+        candidate = self.store.record.candidate
+        if candidate is None:
+            raise UpdateError("Nothing is fetched; run `appliance-update fetch` first", Failure.INSTALL)
+        self._refuse_early()
+        try:
+            self.transfer.verify(candidate, lambda _done, _total: None)  # it may have lain here for weeks
+            self.store.save(state=State.STAGING, from_version=self.store.running_version)
+            self.installer.fill_slot(candidate, self.store.progress)
+            self.installer.arm(candidate)
+            self.store.device = inspect(self.host, self.layout)
+        except (InstallError, TransferError, DeviceError, OSError) as error:
+            self._failed(candidate, str(error))
+            raise UpdateError(str(error), Failure.INSTALL) from error
+        self.store.note(Event.INSTALLED, version=candidate.version)
+        self.store.save(
+            state=State.ARMED,
+            armed_boot=self.host.boot_id(),
+            armed_at=self.store.now(),
+            restarts=0,
+            detail=f"{candidate.version} is installed; the next boot tries it",
+        )
+        self.transfer.clear()
+
+    def restart(self) -> tuple[Outcome, str]:
+        """Reboot into the armed candidate, if configuration, window and inhibitors allow it."""
+        if not self.config.reboot:
+            return Outcome.ARMED, self.store.record.detail
+        if not self.window_open():
+            return self._wait(f"{self._candidate_version()} is installed and waits for the maintenance window")
+        if self.store.record.restarts >= RESTARTS:
+            return self._wait(f"{self._candidate_version()} is installed, but {RESTARTS} reboots did not boot it")
+        self.store.save(restarts=self.store.record.restarts + 1)
+        faults.point("reboot")
+        armed_for = self.store.now() - self.store.record.armed_at
+        try:
+            self.reboot(0 <= armed_for < INHIBITED_FOR)
+        except OSError as error:
+            return self._wait(f"{self._candidate_version()} is installed; the reboot did not happen: {error}")
+        return Outcome.REBOOTING, self.store.record.detail
+
+    def window_open(self) -> bool:
+        """Whether the maintenance window is open, by the best time we have."""
+        now = trusted_time(self.store.now(), self.host.build_time(), self.store.record.time_floor)
+        return self.config.window.open_at(now)
+
+    def mark_bad(self, version: str, reason: str) -> None:
+        """Put a version away by hand; an armed one is disarmed. Raises `UpdateError`."""
+        if version == self.host.image_version:
+            raise UpdateError(f"{version} is what runs; boot the other slot first", Failure.INSTALL)
+        try:
+            self.installer.disarm(version)
+        except (OSError, DeviceError) as error:
+            raise UpdateError(f"{version} could not be disarmed: {error}", Failure.DEVICE) from error
+        self.store.put_away(version, reason)
+        self.store.note(Event.QUARANTINED, version=version, reason=reason)
+        candidate = self.store.record.candidate
+        if candidate and candidate.version == version:
+            self.store.save(state=State.QUARANTINED, candidate=None, detail=f"{version} was marked bad: {reason}")
+            self.transfer.clear()
+
+    # -- help ---------------------------------------------------------------------------------------------------------
+
+    def _refuse_early(self) -> None:
+        """Say why nothing may be written before a gigabyte is fetched for nothing. Raises `UpdateError`."""
+        device: Device | None = self.store.device
+        reasons = refusals(device, self.host, self.layout) if device else [self.store.record.detail]
+        if reasons:
+            self.store.save(detail="; ".join(reasons))
+            raise UpdateError("; ".join(reasons), Failure.DEVICE)
+
+    def _resumable(self) -> Release | None:
+        """The candidate of an interrupted run, if all of it is fetched: no uplink is needed to go on."""
+        candidate = self.store.record.candidate
+        if candidate is None or self.store.record.state.settled or candidate.version in self.store.put_away_versions():
+            return None
+        complete = all(self.transfer.staged(candidate, artifact).exists() for artifact in candidate.artifacts)
+        return candidate if complete else None
+
+    def _back_to_rest(self) -> None:
+        """Leave no half state behind when there is nothing to do, but keep a partial download's candidate."""
+        kept = self.store.record
+        if not kept.state.settled and (kept.candidate is None or not kept.last_check_error):
+            self.store.save(state=State.IDLE, candidate=None)
+
+    def _failed(self, candidate: Release, reason: str) -> None:
+        self.store.note(Event.UPDATE_FAILED, version=candidate.version, reason=reason)
+        with contextlib.suppress(DeviceError):
+            self.store.device = inspect(self.host, self.layout)
+        self.store.save(state=State.IDLE, candidate=None, detail=reason)
+
+    def _up_to_date(self, detail: str) -> tuple[Outcome, str]:
+        self.store.save(detail=detail)
+        return Outcome.UP_TO_DATE, detail
+
+    def _wait(self, detail: str) -> tuple[Outcome, str]:
+        self.store.save(detail=detail)
+        return Outcome.WAITING, detail
+
+    def _candidate_version(self) -> str:
+        candidate = self.store.record.candidate
+        return candidate.version if candidate else "the new version"
