@@ -1,0 +1,16 @@
+{
+  applianceDistribution,
+  msgspec,
+  pynacl,
+  rfc8785,
+}:
+
+applianceDistribution {
+  root = ./.;
+  library = true;
+  dependencies = [
+    msgspec
+    pynacl
+    rfc8785
+  ];
+}

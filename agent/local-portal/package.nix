@@ -1,0 +1,27 @@
+{
+  applianceDistribution,
+  appliance-protocol,
+  click,
+  cryptography,
+  jinja2,
+  msgspec,
+  pynacl,
+  sqlite-utils,
+  starlette,
+  uvicorn,
+}:
+
+applianceDistribution {
+  root = ./.;
+  dependencies = [
+    appliance-protocol
+    click
+    cryptography
+    jinja2
+    msgspec
+    pynacl
+    sqlite-utils
+    starlette
+    uvicorn
+  ];
+}

@@ -1,0 +1,9 @@
+# The appliance as an image: a disk nobody edits, updated as a whole. Import this in a host.
+{
+  imports = [
+    ./appliance.nix
+    ./disk.nix
+    ./first-boot.nix
+    ./update-bundle.nix
+  ];
+}

@@ -1,0 +1,58 @@
+# Builds the disk image: an ESP with the boot loader and the first UKI, and slot A with its dm-verity
+# hash. Slot B and the state come at the first boot.
+{
+  config,
+  lib,
+  modulesPath,
+  pkgs,
+  ...
+}:
+
+let
+  inherit (import ../lib/layout.nix { inherit lib; })
+    layout
+    atVersion
+    esp
+    dataA
+    verityA
+    imageDefinitions
+    ;
+
+  version = config.system.image.version;
+  definitions = imageDefinitions version;
+  boot = "${config.systemd.package}/lib/systemd/boot/efi";
+  inherit (pkgs.stdenv.hostPlatform) efiArch;
+in
+{
+  imports = [ "${modulesPath}/image/repart.nix" ];
+
+  image.repart = {
+    sectorSize = layout.image.sector_size;
+    split = true;
+    compression = {
+      enable = true;
+      algorithm = layout.release.compression;
+    };
+
+    verityStore = {
+      enable = true;
+      ukiPath = "${layout.esp.uki_directory}/${atVersion version layout.esp.uki_first}";
+      partitionIds = {
+        esp = esp.name;
+        store = dataA.name;
+        store-verity = verityA.name;
+      };
+    };
+
+    partitions = lib.mkMerge [
+      (lib.mapAttrs (_: repartConfig: { inherit repartConfig; }) definitions)
+      {
+        ${esp.name}.contents = {
+          ${layout.esp.loader}.source = "${boot}/systemd-boot${efiArch}.efi";
+          ${layout.esp.fallback_loader}.source = "${boot}/systemd-boot${efiArch}.efi";
+          ${layout.esp.loader_conf}.source = pkgs.writeText "loader.conf" layout.esp.loader_conf_text;
+        };
+      }
+    ];
+  };
+}

@@ -1,0 +1,39 @@
+# Every hang ends in a reboot: the kernel's panic, the hardware watchdog, systemd's own deadlines.
+{
+  config,
+  lib,
+  ...
+}:
+
+let
+  cfg = config.appliance.watchdog;
+in
+{
+  options.appliance.watchdog = {
+    enable = lib.mkEnableOption "reboots instead of hangs: panic timeout and hardware watchdog";
+
+    device = lib.mkOption {
+      type = lib.types.str;
+      default = "/dev/watchdog0";
+      description = "The watchdog device systemd feeds. The driver is chosen by the hardware's module.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    systemd.settings.Manager = {
+      RuntimeWatchdogSec = lib.mkDefault "30s";
+      RebootWatchdogSec = lib.mkDefault "5min";
+      WatchdogDevice = lib.mkDefault cfg.device;
+    };
+
+    boot.initrd.systemd.settings.Manager = {
+      RuntimeWatchdogSec = lib.mkDefault "60s";
+      DefaultDeviceTimeoutSec = lib.mkDefault "40s";
+    };
+
+    boot.kernel.sysctl = {
+      "kernel.panic" = lib.mkDefault 10;
+      "kernel.panic_on_oops" = lib.mkDefault 1;
+    };
+  };
+}
