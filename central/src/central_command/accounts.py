@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import re
 import time
 from dataclasses import dataclass
@@ -66,8 +67,10 @@ def _hash(password: str) -> str:
     ).decode()
 
 
-_NOBODY = _hash("nobody has this password")
-"""Checked when the name is not known, so that the answer takes as long as for a known one."""
+@functools.cache
+def _nobody() -> str:
+    """Checked when the name is not known, so that the answer takes as long as for a known one."""
+    return _hash("nobody has this password")
 
 
 def _matches(stored: str, password: str) -> bool:
@@ -136,8 +139,9 @@ async def change(
         news["disabled"] = disabled
     await connection.execute(sa.update(users).where(users.c.id == user.id).values(**news))
     await connection.execute(sa.delete(sessions).where(sessions.c.user_id == user.id))
-    what = [word for word, given in (("password", password), ("role", role), ("disabled", disabled)) if given is not None]
-    await audit.record(connection, actor, "user.change", name, ", ".join(what) or "unlocked")
+    given = {"password": password, "role": role, "disabled": disabled}
+    what = ", ".join(word for word, value in given.items() if value is not None)
+    await audit.record(connection, actor, "user.change", name, what or "unlocked")
     return await find(connection, name)
 
 
@@ -153,7 +157,7 @@ async def authenticate(
         row = (await connection.execute(query)).mappings().first() if "\0" not in name else None
     async with _HASHING:
         right = await asyncio.to_thread(
-            _matches, row["password_hash"] if row is not None else _NOBODY, password[:MAX_PASSWORD]
+            _matches, row["password_hash"] if row is not None else _nobody(), password[:MAX_PASSWORD]
         )
     if row is None:
         return None

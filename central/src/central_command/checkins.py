@@ -10,7 +10,6 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from appliance_protocol.device_api import CheckIn, CheckInReply
 from appliance_protocol.envelope import Envelope, parse
 from appliance_protocol.evidence import ChainHead
-from appliance_protocol.wire import WireError
+from appliance_protocol.wire import WireError, decode
 from central_command import incidents, orders
 from central_command.database import Database, is_unavailable
 from central_command.foreign import clean
@@ -227,5 +226,8 @@ def _envelope(text: str) -> Envelope:
 
 
 def last_report(text: str) -> CheckIn | None:
-    """The newest check-in as it was stored; None when there was none yet."""
-    return msgspec.json.decode(text, type=CheckIn) if text else None
+    """The newest check-in as it was stored; None when there was none yet, or a later version cannot read it."""
+    try:
+        return decode(text, CheckIn) if text else None
+    except WireError:
+        return None

@@ -115,6 +115,14 @@ def _private(path: Path) -> None:
     """Make the file before SQLite does, so that it is never readable by others."""
     if path.parent.is_dir() and not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        give_to_owner_of_directory(path)
+
+
+def give_to_owner_of_directory(path: Path) -> None:
+    """What root makes on the command line belongs to the service that has to use it afterwards."""
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _postgresql_engine(url: URL, pool: int) -> AsyncEngine:

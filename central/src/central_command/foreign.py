@@ -28,6 +28,11 @@ def _printable(letter: str) -> str:
     return "" if unicodedata.category(letter) in _UNSAFE else letter
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` could be one of our ids: what could not is never shown to a database."""
+    return 0 < len(text) <= 80 and text.isascii() and text.isprintable()
+
+
 def normalise_mac(text: str) -> str | None:
     """The one form of a MAC address (lower case, colons) for all it comes in; None when it is not one."""
     bare = re.sub(r"[:.\-\s]", "", text[:40].lower())

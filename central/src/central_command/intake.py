@@ -130,7 +130,7 @@ async def _stored(connection: AsyncConnection, device_id: str, sequences: list[i
     query = sa.select(evidence.c.sequence, evidence.c.digest).where(
         evidence.c.device_id == device_id, evidence.c.sequence.in_(sequences)
     )
-    return {sequence: digest for sequence, digest in await connection.execute(query)}
+    return {row.sequence: row.digest for row in await connection.execute(query)}
 
 
 async def _append(connection: AsyncConnection, device_id: str, accepted: list[Opened], head: ChainHead) -> None:

@@ -20,7 +20,7 @@ from appliance_protocol.orders import Order, OrderResult, OrderState, OrderType
 from appliance_protocol.wire import canonical
 from central_command import audit
 from central_command.audit import Actor
-from central_command.foreign import clean
+from central_command.foreign import clean, is_id
 from central_command.identifiers import new_id
 from central_command.settings import Settings
 from central_command.tables import OPEN_STATES, devices, order_results, orders
@@ -34,7 +34,7 @@ _PARAMETERS: dict[OrderType, frozenset[str]] = {
     OrderType.FORCE_CHECKIN: frozenset(), OrderType.RUN_CHECKS: frozenset(), OrderType.RUN_SCAN: frozenset(),
     OrderType.UPDATE: frozenset({"version"}),
 }
-_SAID_BY_DEVICE = (OrderState.EXECUTING, OrderState.COMPLETED, OrderState.FAILED, OrderState.REFUSED, OrderState.EXPIRED)
+_SAID_BY_DEVICE = frozenset(OrderState) - {OrderState.PENDING, OrderState.DELIVERED}
 
 
 class OrderError(ValueError):
@@ -74,7 +74,7 @@ class OrderView:
         return OrderState(self.state).final
 
 
-def _view(row: Mapping[str, Any]) -> OrderView:
+def _view(row: Mapping[Any, Any]) -> OrderView:
     fields = {name: row[name] for name in OrderView.__dataclass_fields__}
     return OrderView(**{**fields, "parameters": json.loads(row["parameters"]), "details": json.loads(row["details"])})
 
@@ -126,7 +126,7 @@ async def create(
 
 async def _room(connection: AsyncConnection, device_id: str) -> None:
     query = sa.select(devices.c.state).where(devices.c.id == device_id).with_for_update()
-    state = (await connection.execute(query)).scalar_one_or_none()
+    state = (await connection.execute(query)).scalar_one_or_none() if is_id(device_id) else None
     if state is None:
         raise UnknownOrder(f"there is no device {clean(device_id, 80)!r}")
     if state != "active":
@@ -138,7 +138,8 @@ async def _room(connection: AsyncConnection, device_id: str) -> None:
 
 async def find(connection: AsyncConnection, order_id: str) -> OrderView:
     """The order of that id. Raises `UnknownOrder`."""
-    row = (await connection.execute(sa.select(orders).where(orders.c.id == order_id))).mappings().first()
+    query = sa.select(orders).where(orders.c.id == order_id)
+    row = (await connection.execute(query)).mappings().first() if is_id(order_id) else None
     if row is None:
         raise UnknownOrder(f"there is no order {clean(order_id, 80)!r}")
     return _view(row)
@@ -151,7 +152,7 @@ async def of_device(connection: AsyncConnection, device_id: str, limit: int = 25
 
 
 def on_checkin(
-    waiting: Iterable[Mapping[str, Any]], in_progress: Collection[str], now: float, attempts: int
+    waiting: Iterable[Mapping[Any, Any]], in_progress: Collection[str], now: float, attempts: int
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """What a check-in does to a device's open orders: the envelopes to deliver, and the rows to change.
 
@@ -170,7 +171,7 @@ def on_checkin(
     return deliver, changes
 
 
-def _change(row: Mapping[str, Any], working: bool, now: float, attempts: int) -> dict[str, Any] | None:
+def _change(row: Mapping[Any, Any], working: bool, now: float, attempts: int) -> dict[str, Any] | None:
     same = {name: row[name] for name in ("reason", "attempts", "delivered_at", "started_at", "finished_at")}
     base = {**same, "order_id": row["id"], "was": row["state"]}
     if working:
@@ -213,6 +214,8 @@ async def take_result(connection: AsyncConnection, result: OrderResult) -> bool:
     """
     if result.state not in _SAID_BY_DEVICE:
         raise OrderError(f"a device cannot call an order {result.state.value}")
+    if not is_id(result.order_id):
+        raise UnknownOrder("this device has no such order")
     query = sa.select(orders).where(orders.c.id == result.order_id, orders.c.device_id == result.device_id)
     row = (await connection.execute(query.with_for_update())).mappings().first()
     if row is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -60,27 +61,41 @@ def too_many(seconds: float) -> ProblemError:
     return ProblemError(429, f"Too many requests; wait {wait} s.", headers={"Retry-After": str(wait)})
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of `app` a problem document; a failing database is 503, a fault of ours is logged and 500."""
+Renderer = Callable[[Request, ProblemError], Response]
 
-    async def on_problem(_: Request, error: Any) -> Response:
-        return response(error)
 
-    async def on_wire(_: Request, error: Any) -> Response:
-        return response(ProblemError(422, str(error)))
+def _plain(_: Request, error: ProblemError) -> Response:
+    return response(error)
 
-    async def on_http(_: Request, error: Any) -> Response:
-        return response(ProblemError(error.status_code, str(error.detail), headers=dict(error.headers or {})))
 
-    async def on_validation(_: Request, error: Any) -> Response:
+def install(app: FastAPI, render: Renderer = _plain) -> None:
+    """Make every error of `app` a problem document; a failing database is 503, a fault of ours is logged and 500.
+
+    `render` may show the problem to people instead.
+    """
+
+    async def on_problem(request: Request, error: Any) -> Response:
+        return render(request, error)
+
+    async def on_wire(request: Request, error: Any) -> Response:
+        return render(request, ProblemError(422, str(error)))
+
+    async def on_http(request: Request, error: Any) -> Response:
+        return render(request, ProblemError(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+
+    async def on_validation(request: Request, error: Any) -> Response:
         found = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5]]
-        return response(ProblemError(422, "; ".join(found)))
+        return render(request, ProblemError(422, "; ".join(found)))
 
     async def on_database(request: Request, error: Any) -> Response:
         if is_unavailable(error):
             log.error("%s: database unavailable: %s", request.url.path, clean(str(error)))
-            return response(unavailable())
+            return render(request, unavailable())
         raise error
+
+    async def on_fault(request: Request, error: Any) -> Response:
+        log.error("%s: fault", request.url.path, exc_info=error)
+        return render(request, ProblemError(500, "The server made a mistake and has logged it. Nothing was stored."))
 
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(WireError, on_wire)
@@ -88,3 +103,4 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_validation)
     for kind in UNAVAILABLE:
         app.add_exception_handler(kind, on_database)
+    app.add_exception_handler(Exception, on_fault)

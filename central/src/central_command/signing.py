@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from appliance_protocol.keys import KeyFormatError, PrivateKey
-from central_command.database import Database
+from central_command.database import Database, give_to_owner_of_directory
 from central_command.tables import server_keys
 
 KEY_FILE = "server.key"
@@ -35,6 +35,7 @@ async def load_or_create(data: Path, database: Database) -> PrivateKey:
         if key is None:
             key = PrivateKey.generate()
             key.save(path)
+            give_to_owner_of_directory(path)
         if not known:
             row = {"key_id": key.public.key_id, "public_key": key.public.text, "created_at": time.time()}
             await connection.execute(sa.insert(server_keys).values(**row))

@@ -92,7 +92,7 @@ def _compare_heads(result: Verification, device: RowMapping) -> None:
         missing = f"{result.head.sequence + 1} to {stored.sequence}"
         result.add(Outcome.INCOMPLETE, f"bundles {missing} were acknowledged and are not there")
     elif result.head != stored:
-        result.add(Outcome.TAMPERED, f"the chain ends at {result.head.sequence}, the device's row says {stored.sequence}")
+        result.add(Outcome.TAMPERED, f"the chain ends at {result.head.sequence}, but {stored.sequence} is on record")
     report = last_report(device["report"])
     told = report.evidence_head if report is not None else ChainHead()
     if told.sequence == result.head.sequence and told.digest != result.head.digest:

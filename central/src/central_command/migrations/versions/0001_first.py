@@ -184,8 +184,10 @@ def _orders() -> None:
     )
     op.create_index("ix_orders_device_id_state", "orders", ["device_id", "state"], unique=False)
     op.create_index("ix_orders_state_expires_at", "orders", ["state", "expires_at"], unique=False)
-    where = {"sqlite_where": _OPEN_UPDATE, "postgresql_where": _OPEN_UPDATE}
-    op.create_index("uq_orders_one_update", "orders", ["device_id"], unique=True, **where)
+    op.create_index(
+        "uq_orders_one_update", "orders", ["device_id"], unique=True,
+        sqlite_where=_OPEN_UPDATE, postgresql_where=_OPEN_UPDATE,
+    )
     op.create_table(
         "order_results",
         sa.Column("order_id", sa.Text(), nullable=False),

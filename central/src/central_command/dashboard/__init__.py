@@ -1,0 +1,1 @@
+"""The fleet view for people: server-made pages that work without JavaScript."""
