@@ -83,7 +83,7 @@ def _recognised(path: Path, version: str) -> Artifact | None:
 
 
 def root_hash(artifacts: list[Artifact]) -> tuple[str, str]:
-    """Root hash and flavour of the build: what the UKI names must be what the partitions are. Raises `ArtifactError`."""
+    """Root hash and flavour of the build: the UKI must name what the partitions are. Raises `ArtifactError`."""
     by_role = {artifact.role: artifact for artifact in artifacts}
     line = _command_line(by_role["uki"].path)
     for argument, flavour in (("usrhash", "nixos"), ("roothash", "standin")):

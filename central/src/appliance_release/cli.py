@@ -118,7 +118,7 @@ def verify(repository: Path) -> None:
 def list_command(repository: Path, as_json: bool) -> None:
     """Show the published releases."""
     with spoken_errors():
-        published = Repository(repository, Path(), time.time()).list()
+        published = Repository(repository, Path(), time.time()).published()
     if as_json:
         for release in published:
             click.echo(json.dumps(asdict(release), sort_keys=True))

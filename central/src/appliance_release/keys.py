@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
 OFFLINE = ("root", "targets")
 ONLINE = ("snapshot", "timestamp")
@@ -39,7 +39,7 @@ def signer(directory: Path, role: str) -> CryptoSigner:
     """The signer of a role. Raises `KeyFileError`."""
     path = key_file(directory, role)
     try:
-        return CryptoSigner(load_pem_private_key(path.read_bytes(), None))  # type: ignore[arg-type]
+        return CryptoSigner(load_pem_private_key(path.read_bytes(), None))
     except FileNotFoundError as error:
         where = "Bring the offline keys for this step" if role in OFFLINE else "Run `appliance-release keygen` first"
         raise KeyFileError(f"{path} is missing. {where}") from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +181,7 @@ class Repository:
         path = self.metadata / name
         temporary = path.with_name(f".{name}.new")
         temporary.write_bytes(metadata.to_bytes())
-        os.replace(temporary, path)  # noqa: PTH105: atomic, and said so
+        temporary.replace(path)
         return path
 
     def _expiry(self, role: str) -> datetime.datetime:
@@ -211,7 +210,7 @@ class Repository:
         except (OSError, RepositoryError, KeyError, ValueError) as error:
             raise PublishError(f"{self.metadata} holds no readable {role} metadata: {error}") from error
 
-    def list(self) -> list[Published]:
+    def published(self) -> list[Published]:
         """Every release, lowest version first. Raises `PublishError`."""
         targets = self._load("targets").signed
         return sorted(releases(targets), key=lambda release: checked_version(release.version))
