@@ -39,11 +39,27 @@ in
     package = lib.mkPackageOption pkgs "compliance-agent" { };
 
     settings = lib.mkOption {
-      type = distribution.settingsType { };
+      type = distribution.settingsType {
+        central.proxy = lib.mkOption {
+          type = lib.types.str;
+          default = "";
+          example = "http://proxy.clinic.example:3128";
+          description = "The proxy the clinic wants connections to Central Command to go through. Empty: none.";
+        };
+        checks.disabled = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          description = ''
+            Identifiers of checks the site has decided against. They are reported as not selected, never as passed.
+            {command}`compliance-agent check` lists the identifiers.
+          '';
+        };
+      };
       default = { };
       example = lib.literalExpression ''
         {
-          checks.listeners.allowed = [ "tcp/443" ];
+          evidence.interval = 1800;
+          checks.state_encryption_required = true;
         }
       '';
       description = ''

@@ -21,7 +21,22 @@ in
     package = lib.mkPackageOption pkgs "local-portal" { };
 
     settings = lib.mkOption {
-      type = distribution.settingsType { };
+      type = distribution.settingsType {
+        names = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [ "appliance.clinic.example" ];
+          description = ''
+            Further DNS names the portal is opened under. They become part of its certificate when it is made, at the
+            first start.
+          '';
+        };
+        idle_minutes = lib.mkOption {
+          type = lib.types.ints.between 1 1440;
+          default = 30;
+          description = "Minutes without a request after which a person is logged out (45 CFR 164.312(a)(2)(iii)).";
+        };
+      };
       default = { };
       description = ''
         The portal's configuration, written to {file}`/etc/local-portal/config.toml`. Keys that are not given keep the
@@ -39,7 +54,11 @@ in
   config = lib.mkIf cfg.enable (
     lib.mkMerge [
       {
-        services.local-portal.settings = distribution.defaults cfg.package;
+        services.local-portal.settings = lib.mkMerge [
+          (distribution.defaults cfg.package)
+          # NixOS has no /usr/lib/os-release.
+          { os_release = lib.mkDefault "/etc/os-release"; }
+        ];
         inherit (configuration) environment;
 
         users.users.local-portal = {

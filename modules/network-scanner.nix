@@ -21,7 +21,35 @@ in
     package = lib.mkPackageOption pkgs "network-scanner" { };
 
     settings = lib.mkOption {
-      type = distribution.settingsType { };
+      type = distribution.settingsType {
+        interface = lib.mkOption {
+          type = lib.types.str;
+          default = "";
+          example = "enp1s0";
+          description = "The network interface to listen and scan on. Empty: the one the default route uses.";
+        };
+        networks = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [ "10.77.0.0/24" ];
+          description = "The IPv4 networks to look at. Empty: the interface's own.";
+        };
+        exclude = lib.mkOption {
+          type = lib.types.listOf lib.types.str;
+          default = [ ];
+          example = [
+            "10.77.0.50"
+            "00:11:22:33:44:55"
+          ];
+          description = "Addresses, networks and MAC addresses that never get a packet from the scanner.";
+        };
+        schedule.quiet_hours = lib.mkOption {
+          type = lib.types.listOf (lib.types.strMatching "[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]");
+          default = [ ];
+          example = [ "08:00-18:00" ];
+          description = "Hours of local time in which nothing is sent. Listening goes on.";
+        };
+      };
       default = { };
       description = ''
         The scanner's configuration, written to {file}`/etc/network-scanner/config.toml`. Keys that are not given keep

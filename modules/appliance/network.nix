@@ -17,9 +17,8 @@ in
     networking = {
       useNetworkd = true;
       useDHCP = false;
-      # The name is the clinic's business: unset here, it comes from the state (see
-      # `systemd.hostname=`) or stays as the model says.
-      hostName = lib.mkDefault "appliance";
+      # Weaker than any other default: whoever deploys several gives each a name.
+      hostName = lib.mkOverride 1200 "appliance";
     };
 
     systemd.network = {
