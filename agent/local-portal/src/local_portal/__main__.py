@@ -1,0 +1,5 @@
+"""`python -m local_portal`."""
+
+from local_portal.cli import main
+
+main()

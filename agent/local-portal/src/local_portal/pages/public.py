@@ -1,0 +1,28 @@
+"""What may be seen without logging in: the health probe and the CA certificate."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from local_portal.web import portal_of
+
+
+async def healthz(request: Request) -> Response:
+    """`ok` when the portal can serve pages, its own database included."""
+    portal_of(request).store.claimed()
+    return PlainTextResponse("ok")
+
+
+async def authority(request: Request) -> Response:
+    """The CA certificate, for the browsers and management tools that shall trust it."""
+    try:
+        pem = portal_of(request).certificates.ca.read_bytes()
+    except OSError:
+        return PlainTextResponse("There is no CA certificate.\n", 404)
+    return Response(pem, media_type="application/x-x509-ca-cert",
+                    headers={"Content-Disposition": 'attachment; filename="appliance-ca.crt"'})
+
+
+ROUTES = [Route("/healthz", healthz), Route("/ca.crt", authority)]
