@@ -77,3 +77,7 @@ class ScannerStatus:
     last_scan_at: float | None = None
     next_scan_at: float | None = None
     problems: tuple[str, ...] = ()
+    paused: bool = False
+    """A person has told the scanner to send nothing; listening goes on."""
+    paused_until: float | None = None
+    """When the pause ends by itself; None while not paused, or paused until a person resumes."""

@@ -1,0 +1,160 @@
+"""One TCP connection at a time and host: open it, perhaps read or say a word, close it cleanly, count every packet.
+
+The kernel tells how many segments a connection really sent (TCP_INFO), which is what the pacer is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import errno
+import socket
+import struct
+from dataclasses import dataclass
+
+from network_scanner.link import Link, bind_socket
+from network_scanner.pacer import Pacer
+
+CONNECT_TIMEOUT = 0.9
+"""Seconds; below the kernel's first retransmission (1 s), so that a silent port costs one packet and no second SYN."""
+CLOSE_TIMEOUT = 1.0
+RECEIVE_BUFFER = 4096
+"""Bytes; a small window keeps a talkative service from making us acknowledge a flood."""
+OPEN_COST = 3
+"""SYN, ACK, and one more when the service speaks first."""
+CLOSE_COST = 3
+"""FIN, the ACK of the other side's, and one for what comes in between."""
+EXCHANGE_COST = 6
+NEIGHBOUR_COST = 1
+"""The kernel's ARP request before the first connection to a host."""
+
+_SEGMENTS_OUT = 136
+_TCP_INFO_SIZE = 144
+TCP_USER_TIMEOUT = 18
+
+
+class PortState(enum.StrEnum):
+    """What a port did."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    SILENT = "silent"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass
+class Connection:
+    """An open connection. Use it, then `close` it: only that ends it cleanly and tells the pacer."""
+
+    sock: socket.socket
+    host: str
+    pacer: Pacer
+    counted: int = 0
+
+    async def receive(self, limit: int, wait: float) -> bytes:
+        """What arrives within `wait` seconds, up to `limit` bytes or a line feed; nothing is sent."""
+        loop, data = asyncio.get_running_loop(), b""
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(wait):
+                while len(data) < limit:
+                    chunk = await loop.sock_recv(self.sock, limit - len(data))
+                    data += chunk
+                    if not chunk or b"\n" in chunk:
+                        break
+        return data
+
+    async def exchange(self, payload: bytes, limit: int, wait: float) -> bytes:
+        """Send `payload` and read the answer until the other side closes, `limit` bytes or `wait` seconds."""
+        lease = await self.pacer.lease(self.host, EXCHANGE_COST)
+        loop, data = asyncio.get_running_loop(), b""
+        try:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(wait):
+                    await loop.sock_sendall(self.sock, payload)
+                    while len(data) < limit:
+                        chunk = await loop.sock_recv(self.sock, min(4096, limit - len(data)))
+                        if not chunk:
+                            break
+                        data += chunk
+        finally:
+            lease.settle(self.segments())
+        return data
+
+    def segments(self) -> int:
+        """Segments sent since this was last asked."""
+        total = segments_sent(self.sock)
+        new, self.counted = max(total - self.counted, 0), max(total, self.counted)
+        return new
+
+    async def close(self) -> None:
+        """Say that we are done, wait for the other side to say so too, and only then let go."""
+        lease = await self.pacer.lease(self.host, CLOSE_COST)
+        try:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+            finished = await self._drain()
+            # Without the other side's FIN the kernel will acknowledge it after us: count that one now.
+            lease.settle(self.segments() + (0 if finished else 1))
+        finally:
+            lease.settle(CLOSE_COST)
+            self.sock.close()
+
+    async def _drain(self) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                for _ in range(16):
+                    if not await loop.sock_recv(self.sock, 4096):
+                        return True
+        except (TimeoutError, OSError):
+            pass
+        return False
+
+
+async def connect(
+    link: Link, pacer: Pacer, ip: str, port: int, *, host: str, first: bool = False
+) -> tuple[PortState, Connection | None]:
+    """Connect to a port; `host` is whom the pacer counts it for, `first` whether it is the first connection of a scan.
+
+    Raises `OSError` when this machine itself cannot (no route, no ports left).
+    """
+    extra = NEIGHBOUR_COST if first else 0
+    lease = await pacer.lease(host, OPEN_COST + extra)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, 1500)
+        bind_socket(sock, link)
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await asyncio.get_running_loop().sock_connect(sock, (ip, port))
+    except BaseException as error:
+        used = segments_sent(sock)
+        sock.close()
+        lease.settle(used + extra)
+        state = _failure(error)
+        if state is None:
+            raise
+        return state, None
+    connection = Connection(sock, host, pacer)
+    lease.settle(connection.segments() + extra)
+    return PortState.OPEN, connection
+
+
+def _failure(error: BaseException) -> PortState | None:
+    if isinstance(error, ConnectionRefusedError):
+        return PortState.CLOSED
+    if isinstance(error, TimeoutError):
+        return PortState.SILENT
+    if isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNABORTED):
+        return PortState.UNREACHABLE
+    return None
+
+
+def segments_sent(sock: socket.socket) -> int:
+    """TCP segments this socket has sent so far (tcpi_segs_out, RFC 4898 tcpEStatsPerfSegsOut); 0 when unknown."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+        return int(struct.unpack_from("=I", info, _SEGMENTS_OUT)[0])
+    except (OSError, struct.error):
+        return 0
