@@ -50,9 +50,17 @@ class _Ssdp(asyncio.DatagramProtocol):
         self._transport.sendto(self._message("NOTIFY * HTTP/1.1", "NT"), _SSDP)
 
     def _message(self, first: str, target: str) -> bytes:
-        lines = [first, "HOST: 239.255.255.250:1900", "CACHE-CONTROL: max-age=1800", f"LOCATION: {self._location}",
-                 f"SERVER: Linux/3.10 UPnP/1.0 {self._server}", f"{target}: {self._kind}",
-                 f"USN: uuid:e3248000-80ce-11db-8000-008077100015::{self._kind}", "NTS: ssdp:alive", "EXT:"]  # fmt: skip
+        lines = [
+            first,
+            "HOST: 239.255.255.250:1900",
+            "CACHE-CONTROL: max-age=1800",
+            f"LOCATION: {self._location}",
+            f"SERVER: Linux/3.10 UPnP/1.0 {self._server}",
+            f"{target}: {self._kind}",
+            f"USN: uuid:e3248000-80ce-11db-8000-008077100015::{self._kind}",
+            "NTS: ssdp:alive",
+            "EXT:",
+        ]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
@@ -91,8 +99,8 @@ class _NetBios(asyncio.DatagramProtocol):
         if len(data) < 50 or data[46:48] != b"\x00\x21":
             return
         table = ((self._name, 0x00, 0x0400), ("CLINIC", 0x00, 0x8400), (self._name, 0x20, 0x0400))
-        names = b"".join(label.encode().ljust(15) + struct.pack("!BH", suffix, flags) for label, suffix, flags in table)
-        body = bytes([3]) + names + b"\0" * 46
+        rows = [label.encode().ljust(15) + struct.pack("!BH", suffix, flags) for label, suffix, flags in table]
+        body = bytes([len(rows)]) + b"".join(rows) + b"\0" * 46
         header = data[:2] + struct.pack("!HHHHH", 0x8400, 0, 1, 0, 0)
         record = data[12:46] + struct.pack("!HHIH", 0x21, 1, 0, len(body))
         self._transport.sendto(header + record + body, address)
