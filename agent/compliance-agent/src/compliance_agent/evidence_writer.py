@@ -33,6 +33,10 @@ class EvidenceWriter:
         self._written: float | None = None
         self._said: object = None
 
+    def begin(self) -> None:
+        """The next bundle is the first of this run (or of a new enrolment)."""
+        self._written, self._wanted = None, None
+
     def due(self) -> EvidenceCause | None:
         """Why a bundle is to be written now; None when none is."""
         if self._state.enrolment is None or self._state.passes == 0:

@@ -144,13 +144,15 @@ class PrivilegedFacts:
             raise CheckError(f"{UNIT} did not collect {name!r}; it is older than this check", name) from None
 
 
-def read_facts(now: ClockReading, root: Path = Path("/"), max_age: float = MAX_AGE) -> PrivilegedFacts:
+def read_facts(
+    now: ClockReading, root: Path = Path("/"), max_age: float = MAX_AGE, *, path: str = FACTS_FILE
+) -> PrivilegedFacts:
     """The facts on file, if they are of this boot and at most `max_age` seconds old by the monotonic clock.
 
     Raises `CheckError` that says what is wrong and what to do.
     """
     try:
-        with (root / FACTS_FILE.lstrip("/")).open("rb") as file:
+        with (root / path.lstrip("/")).open("rb") as file:
             document = file.read(MAX_FACTS_FILE + 1)
     except OSError as error:
         raise _unavailable(f"cannot be read: {error.strerror or error}") from error

@@ -103,13 +103,14 @@ class Uplink:
             raise CentralError(f"Central Command took no evidence: its chain stays at {after}; it is sent again")
         return receipt.head.sequence < state.evidence_head.sequence
 
-    async def report(self, key: PrivateKey, orders: OrderRunner) -> None:
-        """Report the outcome of finished orders until the server has taken each."""
+    async def report(self, key: PrivateKey, orders: OrderRunner) -> bool:
+        """Report the outcome of one finished order. Returns whether more wait."""
         enrolment = self._state.enrolment
         if enrolment is None:
-            return
-        central = self._way(enrolment, key)
-        for result in await orders.unreported(enrolment.device_id):
+            return False
+        results = await orders.unreported(enrolment.device_id)
+        for result in results[:1]:
+            central = self._way(enrolment, key)
             try:
                 await in_thread(central.send_result, result, enrolment, deadline=EXCHANGE_DEADLINE, name="result")
             except Refused as error:
@@ -117,6 +118,7 @@ class Uplink:
                     raise
                 log.warning("the result of order %s is not wanted: %s", result.order_id, error)
             await orders.reported(result.order_id)
+        return len(results) > 1
 
     async def _exchange_checkin(self, enrolment: Enrolment, key: PrivateKey) -> CheckInReply:
         reading = self._clock.read()
