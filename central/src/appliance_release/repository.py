@@ -89,7 +89,7 @@ class Repository:
         self.metadata.mkdir(parents=True, exist_ok=True)
         self.targets.mkdir(parents=True, exist_ok=True)
         trusted = self._write(Metadata(self._stamped(root)), "root", "1.root.json")
-        self._sign_all(Targets(version=0, expires=self._expiry("targets")))
+        self._sign_all(Targets(expires=self._expiry("targets")))
         return trusted
 
     def publish(self, description: Description, artifacts: list[Artifact], level: int = 6) -> Published:
@@ -119,6 +119,7 @@ class Repository:
             main = target
         assert main is not None
         main.unrecognized_fields["custom"] = {CUSTOM_KEY: self._custom(description, digest, flavour, written)}
+        current.version += 1
         current.expires = self._expiry("targets")
         self._sign_all(current)
         return next(release for release in releases(current) if release.version == description.version)
@@ -140,7 +141,7 @@ class Repository:
             "flavour": flavour,
             "root_hash": digest,
             "artifacts": written,
-            "published_at": self.now,
+            "published_at": int(self.now),  # canonical JSON knows no fractions
             "notes": description.notes,
         }
 
@@ -158,7 +159,6 @@ class Repository:
 
     def _sign_all(self, targets: Targets) -> None:
         """targets, snapshot, timestamp, in this order: who reads in between sees the old state whole."""
-        targets.version += 1
         self._write(Metadata(self._stamped(targets)), "targets", f"{targets.version}.targets.json")
         self._sign_snapshot(targets.version)
 

@@ -35,14 +35,14 @@ def main(config_path: Path, once: bool, as_json: bool, exhausted: bool) -> None:
       1  a check failed until the deadline (boot-health.service then reboots); --exhausted: it had
       2  the configuration cannot be used
     """
+    host = Host()
+    if exhausted:  # before anything that could fail: a wrong answer here is a reboot loop
+        sys.exit(0 if out_of_tries(host) else 1)
     try:
         config, _ = load(config_path)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    host = Host()
-    if exhausted:
-        sys.exit(0 if out_of_tries(host) else 1)
     gate = replace(config.gate, deadline=0.0) if once else config.gate
     verdict = judge(gate, host, registry())
     publish(config, verdict)
