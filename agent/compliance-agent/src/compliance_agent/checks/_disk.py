@@ -115,14 +115,14 @@ def verified(inputs: Inputs) -> Verified | None:
 def slots(inputs: Inputs, image_id: str) -> tuple[Slot, ...]:
     """The system slots of the disk, in order, `a` first. An incomplete pair is left out. Raises `CheckError`."""
     pairs: list[Slot] = []
-    waiting: Partition | None = None
+    verity: Partition | None = None
     for partition in _system_partitions(inputs, image_id):
-        if waiting is None:
-            waiting = partition
-            continue
-        verity, data = sorted((waiting, partition), key=lambda item: item.size)
-        pairs.append(Slot(chr(ord("a") + len(pairs)), data, verity))
-        waiting = None
+        # Both partitions of an empty slot have the same label: neighbours, the smaller first, are a slot.
+        if verity is not None and partition.number == verity.number + 1 and verity.size < partition.size:
+            pairs.append(Slot(chr(ord("a") + len(pairs)), partition, verity))
+            verity = None
+        else:
+            verity = partition
     return tuple(pairs)
 
 

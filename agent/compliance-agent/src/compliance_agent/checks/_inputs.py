@@ -117,6 +117,7 @@ class Inputs:
 
     def not_applicable(self, rule: str) -> Finding:
         """A declared rule (a key of the `[checks]` table) exempts this box."""
+        self.note("the [checks] table of the configuration", rule)
         return self.finding(Verdict.NOT_APPLICABLE, rule)
 
 

@@ -2,7 +2,8 @@
 
 It answers one question: is the default on input to drop, for IPv4 and for IPv6? It follows the rules that hold for
 every packet (policies, unconditional accept, drop, reject, jump, goto, return) and treats a rule with a match as an
-exception to the default, unless the match is so wide that it lets in a whole protocol.
+exception to the default, unless the match is so wide that it lets in a whole protocol. A packet that nobody asked
+for begins a connection, so a rule about the state `new` holds for it.
 """
 
 from __future__ import annotations
@@ -104,12 +105,16 @@ class _Walk:
     def _exception(self, conditions: list[Any], verdict: str, target: str | None, chain: Chain, depth: int) -> None:
         """A rule with conditions does not change the default, but it may be an exception as wide as the default."""
         opens = verdict == "accept"
+        wide = all(_is_wide(condition) for condition in conditions)
         if target is not None:
+            before = len(self.wide)
             opens = self._through(self._target(chain, target), depth + 1) == "accept"
+            if not wide:
+                del self.wide[before:]
         if not opens:
             return
         self.ports.update(_ports(conditions))
-        if all(_is_wide(condition) for condition in conditions):
+        if wide:
             words = " ".join(_words(condition) for condition in conditions)
             self.wide.append(f"{chain.family} {chain.table} {chain.name}: {words} accept")
 
@@ -145,19 +150,47 @@ def _chains(document: str) -> dict[tuple[str, str, str], Chain]:
 
 
 def _rule(expressions: list[Any]) -> tuple[list[Any], str, str | None]:
-    """A rule's conditions, its verdict, and the chain it goes to."""
+    """What a rule means to a packet that begins a connection: conditions, verdict, and the chain it goes to."""
     conditions: list[Any] = []
     for expression in expressions:
         for name, value in expression.items():
-            if name in ("accept", "drop", "return"):
-                return conditions, name, None
-            if name in ("reject", "tproxy", "queue"):
-                return conditions, "drop" if name == "reject" else "accept", None
-            if name in ("jump", "goto"):
-                return conditions, name, str(value.get("target", "") if isinstance(value, dict) else "")
-            if name not in PASSIVE:
+            if name == "vmap" and _names_state(value.get("key") if isinstance(value, dict) else None):
+                return conditions, *_verdict(_for_new(value.get("data")))
+            verdict, target = _verdict(expression)
+            if verdict:
+                return conditions, verdict, target
+            if name == "match" and _names_state(value.get("left") if isinstance(value, dict) else None):
+                if ("new" in _values(value.get("right"))) == (value.get("op") == "!="):
+                    return conditions, "", None
+            elif name not in PASSIVE:
                 conditions.append(expression)
     return conditions, "", None
+
+
+def _verdict(expression: Any) -> tuple[str, str | None]:
+    """A statement that ends the rule, and the chain it goes to; an empty verdict for any other statement."""
+    for name, value in expression.items() if isinstance(expression, dict) else ():
+        if name in ("accept", "drop", "return"):
+            return name, None
+        if name in ("reject", "tproxy", "queue"):
+            return "drop" if name == "reject" else "accept", None
+        if name in ("jump", "goto"):
+            return name, str(value.get("target", "") if isinstance(value, dict) else "")
+    return "", None
+
+
+def _names_state(key: Any) -> bool:
+    """Whether a rule looks at the state of the connection, which is `new` for what nobody asked for."""
+    ct = key.get("ct") if isinstance(key, dict) else None
+    return isinstance(ct, dict) and ct.get("key") == "state"
+
+
+def _for_new(data: Any) -> Any:
+    """The verdict that a map of connection states has for `new`."""
+    for entry in _listed(data.get("set") if isinstance(data, dict) else None):
+        if isinstance(entry, list) and len(entry) == 2 and "new" in _values(entry[0]):
+            return entry[1]
+    return None
 
 
 def _is_wide(condition: Any) -> bool:
@@ -172,7 +205,7 @@ def _is_wide(condition: Any) -> bool:
     if isinstance(meta, dict):
         key = meta.get("key")
         if key in ("iif", "iifname"):
-            return right != "lo"
+            return not set(_values(right)) <= {"lo"}
         return key in WIDE_KEYS and bool(WIDE_PROTOCOLS & set(_values(right)))
     if isinstance(payload, dict):
         if payload.get("field") in ("protocol", "nexthdr"):

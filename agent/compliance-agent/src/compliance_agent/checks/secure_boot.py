@@ -9,6 +9,7 @@ from compliance_agent.checks.base import Check, CheckError, Finding, Host
 VARIABLES = "/sys/firmware/efi/efivars"
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 """EFI_GLOBAL_VARIABLE (UEFI specification 2.10, section 3.3)."""
+ATTRIBUTES = 0x7F
 
 
 class SecureBoot(Check):
@@ -37,9 +38,9 @@ class SecureBoot(Check):
 
 
 def _switch(inputs: Inputs, name: str) -> bool:
-    """A variable of one byte; efivarfs puts four bytes of attributes before it."""
+    """A variable of one byte; efivarfs puts four bytes of attributes before it, of which seven bits are defined."""
     path = f"{VARIABLES}/{name}-{GLOBAL}"
     content = inputs.bytes(path, 4096)
-    if len(content) != 5 or content[4] not in (0, 1):
+    if len(content) != 5 or content[4] not in (0, 1) or int.from_bytes(content[:4], "little") > ATTRIBUTES:
         raise CheckError(f"{path} holds {len(content)} bytes that are no switch", path)
     return content[4] == 1
