@@ -21,6 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
 from appliance_protocol import device_api
 from appliance_protocol.clock import ClockReading, ClockState
 from appliance_protocol.device_api import CheckIn, CheckInReply, EnrolmentReply, EnrolmentRequest, EvidenceReceipt
@@ -33,10 +38,6 @@ from central_command import accounts, migrate, sites
 from central_command.accounts import Role
 from central_command.audit import Actor
 from central_command.database import Database
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 PROGRAM = Path(sys.executable).with_name("central-command")
 PASSWORD = "a long enough password"

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
+
 from appliance_protocol import device_api
 from appliance_protocol.envelope import PayloadType, seal
 from appliance_protocol.keys import PrivateKey
 from central_command.tables import audit, devices, enrolment_codes
-
 from tests.central_command.rig import Central, DeviceClient, Refused
 
 

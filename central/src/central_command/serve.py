@@ -98,7 +98,7 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
     seconds = settings.limits.body_seconds
 
     class Impatient(H11Protocol):
-        """Hangs up on a client that does not get its request's head across in time (slow loris)."""
+        """Hangs up on a client that does not get its first request's head across in time (slow loris)."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -117,6 +117,12 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
         def _hang_up(self) -> None:
             if not self._asked() and not self.transport.is_closing():
                 self.transport.close()
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            # An idle TLS client does not answer our goodbye; without this the whole server would wait for it.
+            if self.transport.is_closing():
+                self.loop.call_later(1, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._deadline is not None:
