@@ -31,7 +31,7 @@ class SystemBus:
         return self._call(service, path, interface, method, *arguments)
 
     def _call(self, service: str, path: str, interface: str, method: str, *arguments: Any) -> Any:
-        query = f"D-Bus {service} {path} {interface}.{method}"
+        query = f"D-Bus {interface}.{method}({', '.join(map(str, arguments))[:80]}) of {path}"
         try:
             function = getattr(self._proxy(service, path)[interface], method)
             return function(*arguments, timeout=TIMEOUT)

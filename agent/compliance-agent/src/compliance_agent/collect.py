@@ -21,7 +21,6 @@ from compliance_agent.privileged import Account, CertificateFacts, EspFacts, Lis
 COMMANDS = {
     "nftables": ("nft", "-j", "list", "ruleset"),
     "sshd": ("sshd", "-T"),
-    "verity": ("dmsetup", "status", "--target", "verity"),
 }
 COMMAND_TIMEOUT = 10.0
 MAX_OUTPUT = 1 << 20
@@ -41,7 +40,6 @@ def collect(root: Path = Path("/")) -> PrivilegedFacts:
     readings = {
         "nftables": command(*COMMANDS["nftables"]),
         "sshd": sshd,
-        "verity": command(*COMMANDS["verity"]),
         "sudoers": sudoers(root),
     }
     no_accounts: tuple[Account, ...] = ()

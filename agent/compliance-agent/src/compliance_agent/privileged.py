@@ -127,7 +127,7 @@ class PrivilegedFacts:
 
     collected: ClockReading
     readings: dict[str, Reading] = field(default_factory=dict)
-    """By name: `nftables` (nft -j list ruleset), `sshd` (sshd -T), `verity` (dmsetup status), `sudoers` (files)."""
+    """By name: `nftables` (nft -j list ruleset), `sshd` (sshd -T), `sudoers` (files)."""
     accounts: tuple[Account, ...] = ()
     accounts_error: str = ""
     listeners: tuple[Listener, ...] = ()

@@ -1,0 +1,5 @@
+"""`python -m compliance_agent`."""
+
+from compliance_agent.cli import main
+
+main()
