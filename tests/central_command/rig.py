@@ -97,7 +97,7 @@ def make_certificates(folder: Path) -> Certificates:
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: Any) -> x509.CertificateBuilder:
-    now = datetime.datetime.utcnow()
+    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
         .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))

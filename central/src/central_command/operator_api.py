@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -98,7 +98,7 @@ def _reading(routes: APIRouter, api: Api) -> None:
 
     @routes.get("/devices")
     async def list_devices(
-        session: Annotated[Session, reader], text: str = "", site_id: str = "", state: str = ""
+        text: str = "", site_id: str = "", state: str = "", session: Session = reader
     ) -> list[dict[str, Any]]:
         """The fleet."""
         wanted = site_id if is_id(site_id) else ""
@@ -107,7 +107,7 @@ def _reading(routes: APIRouter, api: Api) -> None:
         return [describe(view) for view in found]
 
     @routes.get("/devices/{device_id}")
-    async def show_device(device_id: str, session: Annotated[Session, reader]) -> dict[str, Any]:
+    async def show_device(device_id: str, session: Session = reader) -> dict[str, Any]:
         """One device with its open incidents."""
         async with database.read() as connection:
             view = await api.device(connection, device_id)
@@ -115,21 +115,21 @@ def _reading(routes: APIRouter, api: Api) -> None:
         return {**describe(view), "incidents": [asdict(item) for item in troubles]}
 
     @routes.get("/devices/{device_id}/evidence")
-    async def list_evidence(device_id: str, session: Annotated[Session, reader]) -> list[dict[str, Any]]:
+    async def list_evidence(device_id: str, session: Session = reader) -> list[dict[str, Any]]:
         """The newest bundles, without their contents."""
         async with database.read() as connection:
             view = await api.device(connection, device_id)
             return [asdict(row) for row in await intake.rows(connection, view.id, limit=200)]
 
     @routes.get("/devices/{device_id}/orders")
-    async def list_orders(device_id: str, session: Annotated[Session, reader]) -> list[dict[str, Any]]:
+    async def list_orders(device_id: str, session: Session = reader) -> list[dict[str, Any]]:
         """The newest orders."""
         async with database.read() as connection:
             view = await api.device(connection, device_id)
             return [asdict(order) for order in await orders.of_device(connection, view.id, limit=100)]
 
     @routes.get("/orders/{order_id}")
-    async def show_order(order_id: str, session: Annotated[Session, reader]) -> dict[str, Any]:
+    async def show_order(order_id: str, session: Session = reader) -> dict[str, Any]:
         """One order."""
         async with database.read() as connection:
             return asdict(await _order(connection, order_id))
@@ -141,7 +141,7 @@ def _ordering(routes: APIRouter, api: Api) -> None:
 
     @routes.post("/devices/{device_id}/orders", status_code=201)
     async def create_order(
-        device_id: str, asked: NewOrder, request: Request, session: Annotated[Session, operator]
+        device_id: str, asked: NewOrder, request: Request, session: Session = operator
     ) -> dict[str, Any]:
         """Give a device an order."""
         try:
@@ -160,7 +160,7 @@ def _ordering(routes: APIRouter, api: Api) -> None:
 
     @routes.put("/devices/{device_id}/assignment")
     async def assign(
-        device_id: str, asked: Assignment, request: Request, session: Annotated[Session, operator]
+        device_id: str, asked: Assignment, request: Request, session: Session = operator
     ) -> dict[str, Any]:
         """Say which release a device should run."""
         async with services.database.write() as connection:
@@ -174,16 +174,17 @@ def _ordering(routes: APIRouter, api: Api) -> None:
 
 def _founding(routes: APIRouter, api: Api) -> None:
     services = api.services
+    reader, operator, admin = (api.caller(role) for role in Role)
 
     @routes.get("/sites")
-    async def list_sites(session: Annotated[Session, api.caller(Role.READONLY)]) -> list[dict[str, Any]]:
+    async def list_sites(session: Session = reader) -> list[dict[str, Any]]:
         """All clinics."""
         async with services.database.read() as connection:
             return [asdict(site) for site in await sites.every(connection)]
 
     @routes.post("/sites", status_code=201)
     async def create_site(
-        asked: NewSite, request: Request, session: Annotated[Session, api.caller(Role.ADMIN)]
+        asked: NewSite, request: Request, session: Session = admin
     ) -> dict[str, Any]:
         """A new clinic."""
         try:
@@ -194,7 +195,7 @@ def _founding(routes: APIRouter, api: Api) -> None:
 
     @routes.post("/enrolment-codes", status_code=201)
     async def create_code(
-        asked: NewCode, request: Request, session: Annotated[Session, api.caller(Role.OPERATOR)]
+        asked: NewCode, request: Request, session: Session = operator
     ) -> dict[str, Any]:
         """A code for one device; this answer is the only place that shows it."""
         who: Actor = access.actor(request, session)
