@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import re
 from dataclasses import dataclass
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs, some, span
 from compliance_agent.checks.base import Check, CheckError, Finding, Host
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
 DAY = 86400.0
 MOST_CERTIFICATES = 20
+AUTHORITY = re.compile(r"(^|[-_.])(ca|root)([-_.]|$)", re.IGNORECASE)
+"""File names of authorities, where only the name can tell."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def _collected(inputs: Inputs) -> tuple[list[Validity], list[str]]:
     readable = [one for one in certificates if not one.error]
     # The collector tells no purpose: a file named for the authority is held to the authority's longer term.
     found = [
-        Validity(one.path, one.subject, one.not_before, one.not_after, "ca" in one.path.rsplit("/", 1)[-1].lower())
+        Validity(
+            one.path, one.subject, one.not_before, one.not_after, bool(AUTHORITY.search(one.path.rsplit("/", 1)[-1]))
+        )
         for one in readable
     ]
     return found, troubles
@@ -76,6 +83,8 @@ def _collected(inputs: Inputs) -> tuple[list[Validity], list[str]]:
 
 def _in_file(inputs: Inputs, path: str) -> list[Validity]:
     """Every certificate in a PEM file. Raises `CheckError` when there is none or one cannot be read."""
+    from cryptography import x509  # costs megabytes of memory, and most boxes declare no files
+
     parts = inputs.bytes(path).split(b"-----BEGIN CERTIFICATE-----")[1:]
     if not parts or len(parts) > MOST_CERTIFICATES:
         raise CheckError(f"{path} holds {len(parts)} certificates; 1 to {MOST_CERTIFICATES} can be read", path)
@@ -90,6 +99,8 @@ def _in_file(inputs: Inputs, path: str) -> list[Validity]:
 
 
 def _validity(path: str, certificate: x509.Certificate) -> Validity:
+    from cryptography import x509
+
     try:
         authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
