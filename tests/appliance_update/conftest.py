@@ -103,6 +103,16 @@ def make_world(directory: Path, key_directory: Path, flavour: str = "standin") -
     return World(directory, layout_file, device, publisher, server, config, [], SimulatedSysupdate(device))
 
 
+def fresh_device(shelf: World, directory: Path) -> World:
+    """Another device at V1 that polls the same repository."""
+    build = make_build(shelf.directory, V1, flavour=shelf.device.flavour)
+    device = make_device(directory, shelf.layout_file, build, shelf.device.flavour)
+    paths = replace(shelf.config.paths, state=str(device.state), runtime=str(device.runtime))
+    return replace(
+        shelf, device=device, config=replace(shelf.config, paths=paths), rebooted=[], writer=SimulatedSysupdate(device)
+    )
+
+
 @pytest.fixture
 def world(quick: Path, key_directory: Path) -> Iterator[World]:
     made = make_world(quick, key_directory)

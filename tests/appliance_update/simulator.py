@@ -31,6 +31,7 @@ MIB = 1024 * 1024
 def small_layout(directory: Path) -> Path:
     """layout.toml with the same shape and partitions of a MiB, so that thousands of updates fit into seconds."""
     text = re.sub(r"size_mib = \d+", "size_mib = 1", LAYOUT.read_text())
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / "layout.toml"
     path.write_text(text.replace("uki_reserve_mib = 128", "uki_reserve_mib = 1"))
     return path

@@ -20,6 +20,9 @@ from appliance_update.record import Record, State
 PROGRESS_EVERY = 1.0
 """Seconds between two progress reports in the status file."""
 
+REPEATABLE = (Event.CHECK_FAILED, Event.UPDATE_FAILED, Event.DOWNLOAD_STARTED)
+"""Events that may truly happen again in one attempt; only twice in a row they are one."""
+
 
 class Busy(RuntimeError):
     """Another updater is at work."""
@@ -102,10 +105,11 @@ class Store:
             self.record.order_id,
             journal,
         )
-        if entries and dataclasses.replace(entries[-1], at=0.0, journal="") == dataclasses.replace(
-            entry, at=0.0, journal=""
-        ):
-            return
+        for earlier in reversed(entries):
+            if dataclasses.replace(earlier, at=0.0, journal="") == dataclasses.replace(entry, at=0.0, journal=""):
+                return
+            if earlier.event == Event.DOWNLOAD_STARTED or event in REPEATABLE:
+                break
         history.append(self.history_path, entry)
 
     def put_away(self, version: str, reason: str) -> None:
