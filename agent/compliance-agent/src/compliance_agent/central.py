@@ -64,7 +64,8 @@ class Central:
         self._key = key
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"compliance-agent/{__version__}"
-        self._session.verify = config.ca_file or ca_file or True
+        # Given with each request: requests lets REQUESTS_CA_BUNDLE override what the session says.
+        self._authorities: str | bool = config.ca_file or ca_file or True
         if config.proxy:
             self._session.trust_env = False
             self._session.proxies = {"http": config.proxy, "https": config.proxy}
@@ -137,6 +138,7 @@ class Central:
                 headers={"Content-Type": "application/json", "Accept": f"application/json, {PROBLEM}"},
                 timeout=(self._config.connect_timeout, self._config.read_timeout),
                 allow_redirects=False,
+                verify=self._authorities,
                 stream=True,
             ) as response:
                 return self._read(response, _body(response, deadline))
