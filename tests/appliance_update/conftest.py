@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from appliance_release import keys
 from appliance_release.artifacts import collect
 from appliance_release.repository import Description, Repository
@@ -15,7 +16,6 @@ from appliance_update import faults
 from appliance_update.config import Config, Paths
 from appliance_update.machine import assemble
 from appliance_update.updater import Updater
-
 from tests.appliance_update.simulator import Build, Device, SimulatedSysupdate, make_build, make_device, small_layout
 from tests.appliance_update.web_server import WebServer
 
@@ -58,7 +58,9 @@ class World:
 
     def put(self, build: Build, **changes: object) -> None:
         description = replace(Description(build.version), **changes)  # type: ignore[arg-type]
-        replace(self.publisher, now=self.now()).publish(description, collect((build.directory,), build.version), level=1)
+        replace(self.publisher, now=self.now()).publish(
+            description, collect((build.directory,), build.version), level=1
+        )
 
     def updater(self, **changes: object) -> Updater:
         """A new process: nothing is remembered but what is on the device's disk."""

@@ -1,4 +1,4 @@
-"""A device in a directory: a disk image with a real GPT, an ESP, /proc and /sys; a loader and a slot writer like systemd's.
+"""A device in a directory: a disk image with a real GPT, an ESP, /proc and /sys; a loader and a writer like systemd's.
 
 Only what cannot run here is simulated (firmware, boot loader, systemd-sysupdate); the updater is the real one, with
 real files, a real HTTP server and a real TUF repository.
@@ -37,6 +37,10 @@ def small_layout(directory: Path) -> Path:
     return path
 
 
+LENGTHS: dict[str, tuple[int, int]] = {}
+"""Lengths of data and verity content by root hash: what dm-verity knows from the hash tree itself."""
+
+
 # -- a build ----------------------------------------------------------------------------------------------------------
 
 
@@ -60,12 +64,15 @@ class Build:
         return uuid.UUID(self.root_hash[32:])
 
 
-def make_build(parent: Path, version: str, *, flavour: str = "standin", size: int = 300_000, root_hash: str = "") -> Build:
+def make_build(
+    parent: Path, version: str, *, flavour: str = "standin", size: int = 300_000, root_hash: str = ""
+) -> Build:
     """Data and verity partition contents and a UKI of one version; `root_hash` overrides what the UKI names."""
     seed = hashlib.sha256(version.encode()).digest()
     data = (seed * (size // 64)) + bytes(size // 2) + seed
     verity = hashlib.sha256(data).digest() * 500
     real = hashlib.sha256(data + verity).hexdigest()
+    LENGTHS[real] = len(data), len(verity)
     name = {"standin": "roothash", "nixos": "usrhash"}[flavour]
     uki = pe_file(f"console=ttyS0 panic=10 {name}={root_hash or real} quiet")
     directory = parent / f"build-{version}-{flavour}"
@@ -101,7 +108,9 @@ def write_table(disk: Path, table: list[TableEntry]) -> None:
         first = entry.start // SECTOR
         last = first + entry.size // SECTOR - 1
         name = entry.label.encode("utf-16-le").ljust(72, b"\0")
-        ENTRY.pack_into(raw, (entry.number - 1) * 128, kind.bytes_le, entry.uuid.bytes_le, first, last, entry.flags, name)
+        ENTRY.pack_into(
+            raw, (entry.number - 1) * 128, kind.bytes_le, entry.uuid.bytes_le, first, last, entry.flags, name
+        )
     sectors = disk.stat().st_size // SECTOR
     with disk.open("r+b") as file:
         for own, other, at in ((1, sectors - 1, 2), (sectors - 1, 1, sectors - 33)):
@@ -248,7 +257,9 @@ def boot(device: Device, *, healthy: bool | set[str] = True, limit: int = 12) ->
         found = entries(device.esp, device.layout)
         if not found:
             return None
-        entry = max(found, key=lambda item: (not item.spent, [int(part) for part in item.version.split(".")], item.blessed))
+        entry = max(
+            found, key=lambda item: (not item.spent, [int(part) for part in item.version.split(".")], item.blessed)
+        )
         counted = not entry.blessed
         path = _count(entry) if counted else entry.path
         device.boots.append(entry.version)
@@ -279,15 +290,10 @@ def _opened(device: Device, uki: Path) -> str | None:
     for slot in "ab":
         data, verity = device.partition(Role.DATA, slot), device.partition(Role.VERITY, slot)
         if wanted == data.uuid.hex + verity.uuid.hex:
-            contents = device.content(Role.DATA, slot, MIB), device.content(Role.VERITY, slot, MIB)
-            return slot if _verity_root(*contents) == wanted else None
+            lengths = LENGTHS[wanted]
+            content = device.content(Role.DATA, slot, lengths[0]) + device.content(Role.VERITY, slot, lengths[1])
+            return slot if hashlib.sha256(content).hexdigest() == wanted else None
     return None
-
-
-def _verity_root(data: bytes, verity: bytes) -> str:
-    """The root hash that `make_build` gave this content (its trailing zeros are the partition's)."""
-    data, verity = data.rstrip(b"\0"), verity.rstrip(b"\0")
-    return hashlib.sha256(data + verity).hexdigest()
 
 
 def _start(device: Device, version: str, uki: Path, slot: str, counted: bool) -> None:
@@ -380,7 +386,9 @@ class SimulatedSysupdate:
             with self.device.disk.open("r+b") as file:
                 file.seek(chosen.start + start)
                 file.write(content[start : start + len(content) // 3 + 1])
-        with self.device.disk.open("r+b") as file:  # the rest of a slot is not looked at; here it must not be in the way
+        with self.device.disk.open(
+            "r+b"
+        ) as file:  # the rest of a slot is not looked at; here it must not be in the way
             file.seek(chosen.start + len(content))
             file.write(bytes(chosen.size - len(content)))
         return chosen.number, uuid.UUID(uuid_)
@@ -397,7 +405,9 @@ class SimulatedSysupdate:
         section = transfer["Target"]
         if isinstance(target, Path):
             faults.point("esp:rename")
-            target.rename(self.device.uki_directory / f"t640_{version}+{section['TriesLeft']}-{section['TriesDone']}.efi")
+            target.rename(
+                self.device.uki_directory / f"t640_{version}+{section['TriesLeft']}-{section['TriesDone']}.efi"
+            )
             return
         number, identity = target  # type: ignore[misc]
         self._change(number, label=section["MatchPattern"].replace("@v", version), uuid=identity)

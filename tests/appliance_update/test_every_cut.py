@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from appliance_update import faults, history
 from appliance_update.layout import Role
 from appliance_update.record import State
 from appliance_update.store import Busy
 from appliance_update.updater import Outcome, UpdateError
-
 from tests.appliance_update.conftest import V1, V2, V3, World, fresh_device, make_world
 from tests.appliance_update.simulator import Build, boot
 
@@ -157,11 +157,11 @@ def test_after_a_power_cut_at_any_place_the_update_goes_on(bench: Bench) -> None
 
 
 def test_after_an_input_output_error_at_any_place_the_update_can_be_repeated(bench: Bench) -> None:
-    bench.disturb(input_output_error, 2, 0)
+    bench.disturb(input_output_error, 4, 1)
 
 
 def test_after_a_full_disk_at_any_place_the_update_can_be_repeated(bench: Bench) -> None:
-    bench.disturb(no_space, 2, 1)
+    bench.disturb(no_space, 4, 3)
 
 
 def test_five_cuts_in_a_row_over_two_updates_do_no_harm(quick: Path, key_directory: Path) -> None:

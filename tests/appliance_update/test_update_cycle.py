@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from appliance_update.layout import Role
 from appliance_update.record import State
 from appliance_update.updater import Failure, Outcome, UpdateError
-
 from tests.appliance_update.conftest import V1, V2, V3, World
 from tests.appliance_update.simulator import boot
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LOGIN_PAGE = b"<!DOCTYPE html>\n<html><head><title>Welcome to ClinicGuest</title></head><body>Please log in</body></html>"
+LOGIN_PAGE = (
+    b"<!DOCTYPE html>\n<html><head><title>Welcome to ClinicGuest</title></head><body>Please log in</body></html>"
+)
 
 
 @dataclass
@@ -83,7 +85,12 @@ class WebServer:
         self._answer(handler, 206 if start else 200, body[start:], headers, hit)
 
     def _answer(
-        self, handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], hit: bool = False
+        self,
+        handler: http.server.BaseHTTPRequestHandler,
+        status: int,
+        body: bytes,
+        headers: dict[str, str],
+        hit: bool = False,
     ) -> None:
         handler.send_response(status)
         for name, value in {"Content-Type": "application/octet-stream", **headers}.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance_update.files import Unreadable, decode, read_limited, write_whole
+from appliance_update.host import Host
 
 HEAD = 60
 TAIL = 240
@@ -15,6 +16,7 @@ BOOTS = 3
 KEEP = 6
 LINE = 600
 GATE_FILE = "last-gate.json"
+JOURNAL = ("--output=short-iso", "--boot")
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ def last_gate_failure(state: Path, version: str) -> str:
     return last.reason[:1000] if last.version == version and not last.passed else ""
 
 
-def collect(directory: Path, version: str, *, since_boot: str, current_boot: str) -> str:
+def collect(host: Host, directory: Path, version: str, *, since_boot: str) -> str:
     """Keep head and tail of the failed boots' journals; the file's name, empty when there is no journal.
 
     Best effort: a lost journal must never keep a rollback from being recorded.
     """
     try:
-        boots = _boots_between(since_boot, current_boot)
-        texts = [f"== boot {boot} of {version}\n{excerpt(_journal(boot))}" for boot in boots]
+        boots = _boots_between(host, since_boot)
+        texts = [f"== boot {boot} of {version}\n{excerpt(_journalctl(host, *JOURNAL, boot))}" for boot in boots]
         if not texts:
             return ""
         directory.mkdir(parents=True, exist_ok=True)
@@ -64,23 +66,22 @@ def excerpt(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _boots_between(since_boot: str, current_boot: str) -> list[str]:
+def _boots_between(host: Host, since_boot: str) -> list[str]:
     """Ids of the boots after `since_boot` and before the present one, the last few; the one before when unknown."""
-    done = subprocess.run(
-        ["journalctl", "--list-boots", "--output=json", "--no-pager"],
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True,
-    )  # fmt: skip
-    identities = [str(boot["boot_id"]) for boot in json.loads(done.stdout)]
-    if current_boot in identities:
-        identities = identities[: identities.index(current_boot)]
+    listed = json.loads(_journalctl(host, "--list-boots", "--output=json"))
+    identities = [str(boot["boot_id"]) for boot in listed]
+    current = host.boot_id()
+    if current in identities:
+        identities = identities[: identities.index(current)]
     if since_boot in identities:
         return identities[identities.index(since_boot) + 1 :][-BOOTS:]
     return identities[-1:]
 
 
-def _journal(boot: str) -> str:
+def _journalctl(host: Host, *arguments: str) -> str:
+    root = [] if host.root == Path("/") else [f"--root={host.root}"]
     done = subprocess.run(
-        ["journalctl", f"--boot={boot}", "--output=short-iso", "--no-pager", "--quiet"],
+        ["journalctl", "--no-pager", "--quiet", *root, *arguments],
         stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True,
     )  # fmt: skip
     return done.stdout.decode(errors="replace")

@@ -77,7 +77,7 @@ def _rolled_back(store: Store, host: Host, version: str, own: tuple[Entry, ...])
     reason = f"{boots} boots did not prove it; " + (
         f"its gate said: {gate}" if gate else "none reached the gate (a panic, a hang, or a slot that does not open)"
     )
-    journal = collect(store.failed, version, since_boot=store.record.armed_boot, current_boot=host.boot_id())
+    journal = collect(host, store.failed, version, since_boot=store.record.armed_boot)
     store.put_away(version, reason)
     store.note(Event.ROLLED_BACK, version=version, reason=reason, journal=journal)
     store.note(Event.QUARANTINED, version=version, reason=reason)
@@ -113,7 +113,7 @@ def _settle_running(store: Store, host: Host, device: Device) -> None:
     own = of_version(device.entries, running)
     if good and good != running and any(entry.spent for entry in of_version(device.entries, good)):
         reason = "it stopped booting after it had been good (its own initrd, or the loader, gave it up)"
-        journal = collect(store.failed, good, since_boot="", current_boot=host.boot_id())
+        journal = collect(host, store.failed, good, since_boot="")
         store.put_away(good, reason)
         store.note(Event.ROLLED_BACK, version=good, reason=reason, journal=journal)
         store.note(Event.QUARANTINED, version=good, reason=reason)
