@@ -19,6 +19,7 @@ class Accounts(Check):
 
     id = "accounts"
     title = "Only declared accounts can log in"
+    reads = "/etc/passwd and /etc/shadow as the collector saw them (root), without password hashes"
     citations = (
         hipaa("164.312(a)(2)(i)", PARTIAL),
         hipaa("164.308(a)(3)(ii)(C)", PARTIAL),

@@ -12,6 +12,7 @@ class AuthorisedKeys(Check):
 
     id = "authorised-keys"
     title = "Only declared SSH keys are installed"
+    reads = "Every authorized_keys file sshd would use, as fingerprints, by the collector (root)"
     citations = (
         hipaa("164.312(d)", PARTIAL),
         hipaa("164.308(a)(3)(ii)(C)", PARTIAL),

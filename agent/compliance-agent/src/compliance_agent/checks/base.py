@@ -120,6 +120,8 @@ class Check(ABC):
     id: ClassVar[str]
     """Lower case with hyphens, never reused for something else: `firewall-default-deny`."""
     title: ClassVar[str]
+    reads: ClassVar[str] = ""
+    """What it looks at, in words for the catalogue (docs/checks.md)."""
     citations: ClassVar[tuple[Citation, ...]]
     does_not_prove: ClassVar[str]
     """What an auditor must not conclude from a pass."""

@@ -13,6 +13,10 @@ class BootedRelease(Check):
 
     id = "booted-release"
     title = "The assigned release is running"
+    reads = (
+        "/etc/os-release, the labels of the disk's partitions, the dm-verity mapping below / or /usr, and the "
+        "release that Central Command assigned"
+    )
     citations = (
         hipaa("164.308(a)(1)(ii)(B)", PARTIAL),
         hipaa("164.308(a)(5)(ii)(B)", PARTIAL),

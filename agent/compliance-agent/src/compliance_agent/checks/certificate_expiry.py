@@ -36,6 +36,7 @@ class CertificateExpiry(Check):
 
     id = "certificate-expiry"
     title = "Certificates are valid"
+    reads = "The portal's certificates by the collector (root), and the PEM files the site lists"
     citations = (hipaa("164.312(e)(2)(ii)", PARTIAL), hipaa("164.312(d)", PARTIAL), soc2("CC6.7", PARTIAL))
     does_not_prove = "That browsers on site trust the certificate, or that its key is kept secret."
     remedy = "The portal renews its certificate by itself: restart the box. A certificate authority needs the provider."

@@ -14,6 +14,7 @@ class EspSpace(Check):
 
     id = "esp-space"
     title = "The boot partition has room for an update"
+    reads = "Size, free space and files of the EFI system partition, by the collector (root)"
     citations = (
         hipaa("164.308(a)(1)(ii)(B)", PARTIAL),
         soc2("A1.1", PARTIAL),

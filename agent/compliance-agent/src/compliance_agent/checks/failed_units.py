@@ -18,6 +18,7 @@ class FailedUnits(Check):
 
     id = "failed-units"
     title = "All services are running"
+    reads = "The service manager over D-Bus (ListUnitsFiltered, ListUnitsByPatterns)"
     citations = (hipaa("164.308(a)(1)(ii)(B)", PARTIAL), soc2("CC7.2", PARTIAL), soc2("A1.2", PARTIAL))
     does_not_prove = "That a running service does what it should: the portal may run and still show an error page."
     remedy = "Restart the box once. If the service fails again, send its log (System page) to the provider."

@@ -13,6 +13,7 @@ class Firewall(Check):
 
     id = "firewall-default-deny"
     title = "The firewall refuses what nobody asked for"
+    reads = "The kernel's ruleset (`nft -j list ruleset`), by the collector (root)"
     citations = (hipaa("164.308(a)(1)(ii)(B)", PARTIAL), soc2("CC6.6", PARTIAL))
     does_not_prove = (
         "That every exception is needed, or that the rules of an exception are narrow enough; and nothing about the "

@@ -19,6 +19,7 @@ class JournalKept(Check):
 
     id = "journal"
     title = "The journal is kept"
+    reads = "The files of the persistent journal, and its oldest and newest entry"
     citations = (hipaa("164.312(b)", PARTIAL), hipaa("164.308(a)(1)(ii)(D)", PARTIAL), soc2("CC7.2", PARTIAL))
     does_not_prove = (
         "That anybody reads the journal, that every program writes to it what matters, or that root has not altered "

@@ -15,6 +15,7 @@ class KernelLockdown(Check):
 
     id = "kernel-lockdown"
     title = "The running kernel cannot be changed"
+    reads = "/sys/kernel/security/lockdown"
     citations = (hipaa("164.308(a)(5)(ii)(B)", PARTIAL), soc2("CC6.8", PARTIAL))
     does_not_prove = "That the kernel was the right one when it started (Secure Boot), or that it has no flaws."
     remedy = "Restart the box; if the kernel is still open, the release was built without lockdown: call the provider."

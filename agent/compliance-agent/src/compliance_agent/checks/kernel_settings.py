@@ -41,11 +41,19 @@ SETTINGS = (
 )
 
 
+UNLESS_BUILT = {
+    "kernel.kexec_load_disabled": "the kernel cannot be replaced at all",
+    "kernel.unprivileged_bpf_disabled": "this kernel has no BPF",
+}
+"""Settings that a kernel built without the thing they guard has not got."""
+
+
 class KernelSettings(Check):
     """Reads /proc/sys: what holds now, not what a file asks for."""
 
     id = "kernel-settings"
     title = "The kernel's protections are on"
+    reads = "/proc/sys"
     citations = (hipaa("164.308(a)(1)(ii)(B)", PARTIAL), soc2("CC6.8", PARTIAL), soc2("CC7.1", PARTIAL))
     does_not_prove = "That the kernel has no flaws, or that a setting that holds now held an hour ago."
     remedy = "Restart the box; if it is the same afterwards, the release sets it so: call the provider."
@@ -58,6 +66,9 @@ class KernelSettings(Check):
             path = "/proc/sys/" + setting.key.replace(".", "/")
             if setting.key.startswith("net.ipv6.") and not host.path("/proc/net/tcp6").exists():
                 facts[setting.key] = "no IPv6 in this kernel"
+                continue
+            if setting.key in UNLESS_BUILT and _not_built(inputs, path):
+                facts[setting.key] = UNLESS_BUILT[setting.key]
                 continue
             try:
                 value = inputs.integer(path)
@@ -72,6 +83,11 @@ class KernelSettings(Check):
         if unread:
             raise CheckError(some(unread, 3), "/proc/sys")
         return inputs.passed(f"All {len(SETTINGS)} of the kernel's protections are on.", facts)
+
+
+def _not_built(inputs: Inputs, path: str) -> bool:
+    """Whether the kernel has its other settings but not this one."""
+    return inputs.host.path("/proc/sys/kernel/randomize_va_space").exists() and not inputs.host.path(path).exists()
 
 
 def _least(setting: Setting) -> str:

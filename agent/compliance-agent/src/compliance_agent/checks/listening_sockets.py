@@ -15,6 +15,7 @@ class ListeningSockets(Check):
 
     id = "listening-sockets"
     title = "Only declared ports are served"
+    reads = "/proc/net/{tcp,tcp6,udp,udp6}, against the declared list of ports"
     citations = (
         hipaa("164.308(a)(1)(ii)(A)", PARTIAL),
         hipaa("164.308(a)(1)(ii)(B)", PARTIAL),

@@ -39,6 +39,7 @@ class LoginAudit(Check):
 
     id = "login-audit"
     title = "Logins are recorded, and root's are accounted for"
+    reads = "The journal's entries about logins of the last 24 hours, and logind's open sessions over D-Bus"
     citations = (
         hipaa("164.308(a)(5)(ii)(C)", PARTIAL),
         hipaa("164.308(a)(1)(ii)(D)", HUMAN),

@@ -17,6 +17,7 @@ class MemoryDumps(Check):
 
     id = "memory-dumps"
     title = "Memory is not written to the disk"
+    reads = "/proc/swaps, /proc/sys/kernel/core_pattern, and coredump.conf where systemd-coredump is in use"
     citations = (hipaa("164.312(a)(2)(iv)", PARTIAL), soc2("CC6.1", PARTIAL))
     does_not_prove = "That no program writes what it holds into a file of its own."
     remedy = "Call the provider: swap or core dumps were turned on by a release or by hand."

@@ -17,6 +17,7 @@ class SecureBoot(Check):
 
     id = "secure-boot"
     title = "Secure Boot is on"
+    reads = "The firmware's variables SecureBoot and SetupMode"
     citations = (hipaa("164.308(a)(5)(ii)(B)", PARTIAL), hipaa("164.310(c)", PARTIAL), soc2("CC6.8", PARTIAL))
     does_not_prove = "Whose keys the firmware trusts, or that its setup is protected by a password."
     remedy = (

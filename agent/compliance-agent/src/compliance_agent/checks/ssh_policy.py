@@ -47,6 +47,9 @@ class SshPolicy(Check):
 
     id = "ssh-policy"
     title = "Remote login is by key only, or not at all"
+    reads = (
+        "`sshd -T` by the collector (root), the units of the service manager over D-Bus, and /proc/net/tcp for port 22"
+    )
     citations = (
         hipaa("164.312(d)", PARTIAL),
         hipaa("164.312(e)(2)(ii)", PARTIAL),

@@ -13,6 +13,7 @@ class StandbySlot(Check):
 
     id = "standby-slot"
     title = "A second system slot is ready"
+    reads = "The labels of the disk's partitions, the dm-verity mapping, and the updater's status and history"
     citations = (
         hipaa("164.308(a)(7)(ii)(B)", PARTIAL),
         hipaa("164.308(a)(7)(ii)(C)", PARTIAL),

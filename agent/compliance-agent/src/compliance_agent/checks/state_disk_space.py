@@ -17,6 +17,7 @@ class StateDiskSpace(Check):
 
     id = "state-disk-space"
     title = "The state disk has room"
+    reads = "The mount table, and free space and inodes of the state disk"
     citations = (hipaa("164.312(b)", PARTIAL), soc2("A1.1", PARTIAL))
     does_not_prove = "That the disk is healthy, or that what is on it is backed up."
     remedy = "Call the provider: something writes more than it should. Do not delete evidence by hand."

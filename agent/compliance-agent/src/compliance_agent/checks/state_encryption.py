@@ -13,6 +13,7 @@ class StateEncryption(Check):
 
     id = "state-encryption"
     title = "The state disk is encrypted"
+    reads = "The mount table and the device mapping below the state disk"
     citations = (hipaa("164.312(a)(2)(iv)", PARTIAL), soc2("CC6.1", PARTIAL))
     does_not_prove = "Where the key is kept, or that the clinic's own computers are encrypted."
     remedy = (

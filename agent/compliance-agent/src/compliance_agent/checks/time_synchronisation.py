@@ -29,6 +29,10 @@ class TimeSynchronisation(Check):
 
     id = "time-synchronisation"
     title = "The clock is right"
+    reads = (
+        "Timedated and timesyncd over D-Bus: whether the clock is synchronised, and the last exchange with "
+        "the time server"
+    )
     citations = (hipaa("164.312(b)", PARTIAL), soc2("CC7.2", PARTIAL))
     does_not_prove = "That the time server itself is right: its answers are not signed."
     remedy = (

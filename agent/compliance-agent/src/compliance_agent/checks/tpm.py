@@ -16,6 +16,7 @@ class Tpm(Check):
 
     id = "tpm"
     title = "A security chip is there and measured the start"
+    reads = "/sys/class/tpm/tpm0: version and the registers (PCR) 4 and 11"
     citations = (hipaa("164.310(c)", PARTIAL), soc2("CC6.1", PARTIAL))
     does_not_prove = (
         "That the measurements are the right ones: nobody compares them; and nothing about the chip's own flaws."

@@ -46,6 +46,7 @@ class UnattendedReboots(Check):
 
     id = "unattended-reboots"
     title = "No unexpected restarts"
+    reads = "The journal's boots and how each ended, against the updater's history and status"
     citations = (
         hipaa("164.308(a)(6)(ii)", PARTIAL),
         hipaa("164.308(a)(1)(ii)(D)", PARTIAL),

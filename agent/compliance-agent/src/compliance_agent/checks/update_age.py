@@ -31,6 +31,7 @@ class UpdateAge(Check):
 
     id = "update-age"
     title = "Updates are looked for and taken"
+    reads = "The updater's status and history"
     citations = (
         hipaa("164.308(a)(1)(ii)(B)", PARTIAL),
         hipaa("164.308(a)(5)(ii)(B)", PARTIAL),

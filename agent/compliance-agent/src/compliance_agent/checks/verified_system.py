@@ -19,6 +19,7 @@ class VerifiedSystem(Check):
 
     id = "verified-system"
     title = "The system's files are verified"
+    reads = "The mount table, the dm-verity mapping below / or /usr, and the kernel's command line"
     citations = (hipaa("164.308(a)(5)(ii)(B)", PARTIAL), soc2("CC6.8", PARTIAL), soc2("CC7.1", PARTIAL))
     does_not_prove = (
         "That the verified system is the one its makers signed: that takes Secure Boot. "

@@ -17,6 +17,7 @@ class Watchdog(Check):
 
     id = "watchdog"
     title = "A hang ends in a restart"
+    reads = "The service manager over D-Bus (RuntimeWatchdogUSec), and /sys/class/watchdog"
     citations = (hipaa("164.308(a)(7)(ii)(C)", PARTIAL), soc2("A1.2", PARTIAL))
     does_not_prove = "That the hardware really resets the box: nobody can try that without hanging it."
     remedy = "Call the provider: the release does not arm this machine's watchdog."
@@ -41,13 +42,13 @@ class Watchdog(Check):
         return inputs.passed(f"A hang of {timeout / 1e6:g} s ends in a restart.", facts)
 
     def _state(self, inputs: Inputs, name: str, timeout: int) -> str:
-        """Whether a device runs: by the device itself, or, in a kernel that does not show it, by systemd's last ping."""
+        """Whether a device runs: by its own word, or, in a kernel that does not show it, by systemd's last ping."""
         path = f"/sys/class/watchdog/{name}/state"
         state = inputs.text_if_there(path, 4096)
         if state is None:
             pinged = inputs.property(*SYSTEMD, "WatchdogLastPingTimestamp", int) / 1e6
             age = inputs.host.clock.read().wall - pinged
-            return "active" if 0 < pinged and abs(age) <= max(timeout / 1e6, 1.0) else "inactive"
+            return "active" if pinged > 0 and abs(age) <= max(timeout / 1e6, 1.0) else "inactive"
         if state.strip() not in ("active", "inactive"):
             raise CheckError(f"{path} tells a state that is none: {state[:40]!r}", path)
         return state.strip()
