@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -75,7 +75,7 @@ class PathConfig:
 class Config:
     """The whole configuration."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Annotated[str, Meta(pattern="(?i)^(debug|info|warning|error)$")] = "info"
     central: CentralConfig = field(default_factory=CentralConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
