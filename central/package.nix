@@ -5,13 +5,16 @@
   appliance-protocol,
   asyncpg,
   click,
+  cryptography,
   fastapi,
   jinja2,
   msgspec,
   pynacl,
   python-multipart,
   rich,
+  securesystemslib,
   sqlalchemy,
+  tuf,
   uvicorn,
 }:
 
@@ -23,13 +26,16 @@ applianceDistribution {
     appliance-protocol
     asyncpg
     click
+    cryptography
     fastapi
     jinja2
     msgspec
     pynacl
     python-multipart
     rich
+    securesystemslib
     sqlalchemy
+    tuf
     uvicorn
   ]
   ++ sqlalchemy.optional-dependencies.asyncio;

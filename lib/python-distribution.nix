@@ -32,9 +32,11 @@ let
     "tmpfiles.d" = "lib/tmpfiles.d";
     "dbus-1" = "share/dbus-1/system.d";
     "polkit-1" = "share/polkit-1/rules.d";
-    "initrd" = "share/${project.name}/initrd";
     "share" = "share/${project.name}";
   };
+
+  # Scripts and unit drop-ins for the initrd: taken from here by whoever builds one.
+  initrd = root + "/initrd";
 
   present = lib.filterAttrs (folder: _: lib.pathExists (root + "/${folder}")) destinations;
   programs = lib.attrNames (project.scripts or { });
@@ -99,6 +101,10 @@ build (
           map (program: "${finalAttrs.finalPackage}/bin/${program}") programs
         )
       ) (unitFiles.readUnits (root + "/systemd"));
+
+      # The same for the initrd, and where its scripts are.
+      initrdUnits = lib.filterAttrs (name: _: lib.hasInfix ".d/" name || lib.hasInfix "." name) (unitFiles.readUnits initrd);
+      inherit initrd;
 
       # What the programs use where their configuration is silent, in the form of a settings option.
       defaultSettings = lib.optionalAttrs (lib.pathExists defaults) (lib.importTOML defaults);

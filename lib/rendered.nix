@@ -52,6 +52,9 @@ in
     # What the modules say on top: a drop-in where the unit is shipped, else the unit itself.
     declared = lib.mapAttrs (_: unit) config.systemd.units;
     initrd = lib.mapAttrs (_: unit) config.boot.initrd.systemd.units;
+    # Drop-ins the distributions bring into the initrd, and the files beside them.
+    shippedInitrd = lib.optionalAttrs config.appliance.demotion.enable config.appliance.update.package.initrdUnits;
+    initrdFiles = lib.attrNames config.boot.initrd.systemd.contents;
   };
   packages = lib.listToAttrs (
     map (package: {
@@ -73,6 +76,7 @@ in
       lib.mapAttrs (_: partition: repartFile partition.repartConfig) config.image.repart.partitions
     );
     device = lib.mapAttrs (_: repartFile) config.systemd.repart.partitions;
+    inherit (import ./layout.nix { inherit lib; }) minimumMib;
     espContents = lib.optionalAttrs isImage (
       lib.concatMapAttrs (
         _: partition: lib.mapAttrs (_: content: toString content.source) partition.contents

@@ -113,7 +113,7 @@ in
           isSystemUser = true;
           group = "central-command";
           home = "/var/lib/central-command";
-          description = "Central Command";
+          description = "Central Command, the fleet server";
         };
         users.groups.central-command = { };
 

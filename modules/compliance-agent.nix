@@ -20,11 +20,7 @@ let
       "udp/68"
       "udp/546"
     ]
-    ++ lib.optionals config.services.network-scanner.enable [
-      "udp/1900"
-      "udp/3702"
-      "udp/5353"
-    ];
+    ++ lib.optional config.services.network-scanner.openFirewall "udp/5353";
 
   people = lib.filterAttrs (_: user: user.isNormalUser) config.users.users;
 
@@ -128,14 +124,10 @@ in
 
       (distribution.install {
         inherit (cfg) package;
-        # What the checks ask: partition table and verity, firewall, sockets, certificates.
+        # What its collector asks as root: the rules in force, and how sshd is set up.
         path = [
-          config.systemd.package
-          pkgs.cryptsetup
-          pkgs.lvm2.bin
           pkgs.nftables
-          pkgs.openssh
-          pkgs.util-linux
+          config.programs.ssh.package
         ];
         restartTriggers = [ configuration.file ];
       })

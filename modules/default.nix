@@ -3,6 +3,7 @@
   imports = [
     ./appliance/base.nix
     ./appliance/clock.nix
+    ./appliance/demotion.nix
     ./appliance/firewall.nix
     ./appliance/hardware/t640.nix
     ./appliance/health-gate.nix

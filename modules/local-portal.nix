@@ -47,7 +47,10 @@ in
     openFirewall = lib.mkOption {
       type = lib.types.bool;
       default = false;
-      description = "Whether to let the clinic's computers reach the portal on TCP port 443.";
+      description = ''
+        Whether to let the clinic's computers reach the portal on TCP port 443, and on port 80, which only sends them
+        to the other.
+      '';
     };
   };
 
@@ -78,7 +81,10 @@ in
       })
 
       (lib.mkIf cfg.openFirewall {
-        networking.firewall.allowedTCPPorts = [ 443 ];
+        networking.firewall.allowedTCPPorts = [
+          80
+          443
+        ];
       })
     ]
   );

@@ -12,6 +12,7 @@ let
 
   cfg = config.appliance.healthGate;
   update = config.appliance.update;
+  isGate = name: lib.hasPrefix "boot-health" name || lib.hasPrefix "boot-complete" name;
   configuration = distribution.configFile "appliance-update" update.settings;
 in
 {
@@ -89,11 +90,9 @@ in
 
         (distribution.install {
           inherit (update) package;
-          wanted = name: lib.hasPrefix "boot-health" name || lib.hasPrefix "boot-complete" name;
-          path = [
-            config.systemd.package
-            pkgs.util-linux
-          ];
+          # The package is the updater's, whose own units are for images alone.
+          wanted = name: isGate name || config.appliance.update.enable;
+          path = [ pkgs.zstd ];
         })
       ]
     ))

@@ -77,52 +77,39 @@ in
     };
   };
 
-  config = lib.mkIf cfg.enable (
-    lib.mkMerge [
+  # Its units are enabled by health-gate.nix, which installs the package both halves are in.
+  config = lib.mkIf cfg.enable {
+    # Both halves of one promise: what the updater starts on trial, the gate judges.
+    appliance.healthGate.enable = true;
+
+    appliance.update.settings.paths = {
+      sysupdate = "${config.systemd.package}/lib/systemd/systemd-sysupdate";
+      trusted_root = lib.mkIf (cfg.trustedRoot != null) "${cfg.trustedRoot}";
+    };
+
+    assertions = [
       {
-        # Both halves of one promise: what the updater starts on trial, the gate judges.
-        appliance.healthGate.enable = true;
-
-        appliance.update.settings.paths = {
-          sysupdate = "${config.systemd.package}/lib/systemd/systemd-sysupdate";
-          trusted_root = lib.mkIf (cfg.trustedRoot != null) "${cfg.trustedRoot}";
-        };
-
-        assertions = [
-          {
-            assertion = config.system.image.id != null && config.system.image.version != null;
-            message = ''
-              appliance.update.enable replaces whole images, and this host has no image version. Import ./image and set
-              appliance.identity.enable = true, or leave the updater out and deploy generations (see hosts/t640-rebuild).
-            '';
-          }
-          {
-            assertion = cfg.settings.repository == "" || cfg.trustedRoot != null;
-            message = ''
-              appliance.update.settings.repository is set, but not whose signatures count. Set appliance.update.trustedRoot
-              to the repository's root.json (`appliance-release` writes it when it makes the keys).
-            '';
-          }
-          {
-            assertion = (cfg.settings.window.start == "") == (cfg.settings.window.end == "");
-            message = "Set both appliance.update.settings.window.start and window.end, or neither for updates at any time.";
-          }
-          {
-            assertion = config.systemd.package.withSysupdate or false;
-            message = "The updater writes slots with systemd-sysupdate: use a systemd.package built with withSysupdate = true.";
-          }
-        ];
+        assertion = config.system.image.id != null && config.system.image.version != null;
+        message = ''
+          appliance.update.enable replaces whole images, and this host has no image version. Import ./image and set
+          appliance.identity.enable = true, or leave the updater out and deploy generations (see hosts/t640-rebuild).
+        '';
       }
-
-      (distribution.install {
-        inherit (cfg) package;
-        # The image's programs that are called by name.
-        path = [
-          config.systemd.package
-          pkgs.cryptsetup
-          pkgs.util-linux
-        ];
-      })
-    ]
-  );
+      {
+        assertion = cfg.settings.repository == "" || cfg.trustedRoot != null;
+        message = ''
+          appliance.update.settings.repository is set, but not whose signatures count. Set appliance.update.trustedRoot
+          to the repository's root.json (`appliance-release` writes it when it makes the keys).
+        '';
+      }
+      {
+        assertion = (cfg.settings.window.start == "") == (cfg.settings.window.end == "");
+        message = "Set both appliance.update.settings.window.start and window.end, or neither for updates at any time.";
+      }
+      {
+        assertion = config.systemd.package.withSysupdate or false;
+        message = "The updater writes slots with systemd-sysupdate: use a systemd.package built with withSysupdate = true.";
+      }
+    ];
+  };
 }
