@@ -24,6 +24,7 @@ from tests.compliance_agent.checks import recorded
 
 CHECKS = {check.id: check for check in discover()}
 IDS = sorted(CHECKS)
+CONFORMING = {check_id: recorded.load(recorded.FIXTURES / check_id / "conforming.toml") for check_id in IDS}
 NEVER = (Verdict.PASS, Verdict.FIXED, Verdict.NOT_APPLICABLE)
 SWIFT = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -72,7 +73,7 @@ class Box:
 
 @pytest.fixture(params=IDS)
 def conforming(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Box]:
-    case = recorded.load(recorded.FIXTURES / request.param / "conforming.toml")
+    case = CONFORMING[request.param]
     with recorded.box(case, tmp_path / "root") as host:
         yield Box(CHECKS[request.param], case, host)
 
@@ -98,11 +99,9 @@ def test_a_box_that_cannot_be_read_gives_unknown_or_error_with_a_reason(check_id
     assert result.source
 
 
-@pytest.mark.parametrize("check_id", IDS)
+@pytest.mark.parametrize("check_id", [i for i in IDS if CONFORMING[i].files or CONFORMING[i].privileged is not None])
 def test_directories_in_place_of_files_give_unknown_or_error(check_id: str, tmp_path: Path) -> None:
-    case = recorded.load(recorded.FIXTURES / check_id / "conforming.toml")
-    if not case.files and case.privileged is None:
-        pytest.skip("this check reads the bus and the journal only")
+    case = CONFORMING[check_id]
     for path in [*case.files, FACTS_FILE]:
         (tmp_path / path.lstrip("/")).mkdir(parents=True)
     finding = recorded.look(CHECKS[check_id], recorded.host(case, tmp_path))
@@ -167,22 +166,18 @@ def test_a_command_that_printed_garbage_is_never_a_pass(conforming: Box, data: s
     assert finding.verdict not in NEVER, finding.reason
 
 
-@pytest.mark.parametrize(
-    "check_id", [i for i in IDS if recorded.load(recorded.FIXTURES / i / "conforming.toml").journal]
-)
+@pytest.mark.parametrize("check_id", [i for i in IDS if CONFORMING[i].journal])
 @pytest.mark.parametrize("content", [b"", b"LPKSHHRH", b"LPKSHHRH" + b"\xff" * 4000, b"\x00" * 100_000])
 def test_a_journal_file_of_garbage_is_never_a_pass(check_id: str, content: bytes, tmp_path: Path) -> None:
-    case = recorded.load(recorded.FIXTURES / check_id / "conforming.toml")
+    case = CONFORMING[check_id]
     with recorded.box(case, tmp_path) as host:
         host.path(recorded.JOURNAL).write_bytes(content)
         assert recorded.look(CHECKS[check_id], host).verdict not in NEVER
 
 
-@pytest.mark.parametrize(
-    "check_id", [i for i in IDS if recorded.load(recorded.FIXTURES / i / "conforming.toml").journal]
-)
+@pytest.mark.parametrize("check_id", [i for i in IDS if CONFORMING[i].journal])
 def test_a_journal_file_cut_short_never_breaks_a_check(check_id: str, tmp_path: Path) -> None:
-    case = recorded.load(recorded.FIXTURES / check_id / "conforming.toml")
+    case = CONFORMING[check_id]
     with recorded.box(case, tmp_path) as host:
         file = host.path(recorded.JOURNAL)
         good = file.read_bytes()
@@ -192,11 +187,9 @@ def test_a_journal_file_cut_short_never_breaks_a_check(check_id: str, tmp_path: 
 
 
 @pytest.mark.parametrize("age", [901.0, -1.0], ids=["too old", "of another boot"])
-@pytest.mark.parametrize(
-    "check_id", [i for i in IDS if recorded.load(recorded.FIXTURES / i / "conforming.toml").privileged is not None]
-)
+@pytest.mark.parametrize("check_id", [i for i in IDS if CONFORMING[i].privileged is not None])
 def test_facts_that_are_not_of_now_are_an_error(check_id: str, age: float, tmp_path: Path) -> None:
-    case = recorded.load(recorded.FIXTURES / check_id / "conforming.toml")
+    case = CONFORMING[check_id]
     with recorded.box(case, tmp_path) as host:
         later = replace(recorded.NOW, monotonic=recorded.NOW.monotonic + age)
         if age < 0:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from appliance_protocol.verdict import Coverage, Framework
 from compliance_agent.checks._citations import HIPAA, PARTIAL, hipaa
 from compliance_agent.checks.base import Check, discover
 from compliance_agent.checks.catalogue import catalogue
+from compliance_agent.checks.settings import CheckSettings
 
 CHECKS = discover()
 PAGE = Path(__file__).parents[3] / "docs/checks.md"
@@ -79,3 +82,10 @@ def test_titles_and_marks_are_those_of_the_rule(reference: str, title: str, requ
 def test_every_citation_of_the_table_is_used() -> None:
     used = {citation.reference for check in CHECKS for citation in check.citations}
     assert set(HIPAA) <= used
+
+
+def test_the_shipped_configuration_shows_every_setting_of_the_checks_with_its_default() -> None:
+    shipped = (PAGE.parents[1] / "agent/compliance-agent/etc/config.toml").read_text()
+    shown = re.sub(r"^# (?=\w+ = )", "", shipped[shipped.index("[checks]") :], flags=re.MULTILINE)
+    assert msgspec.convert(tomllib.loads(shown)["checks"], CheckSettings) == CheckSettings()
+    assert set(tomllib.loads(shown)["checks"]) == set(CheckSettings.__dataclass_fields__)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from appliance_protocol.clock import ClockReading
 from appliance_protocol.verdict import Verdict
 from compliance_agent.checks.base import Check, UnloadableCheck, discover
 from tests.compliance_agent.checks import recorded
@@ -58,3 +60,15 @@ def test_an_exemption_names_the_rule_that_was_declared(path: Path, tmp_path: Pat
     with recorded.box(recorded.load(path), tmp_path / "root") as host:
         finding = recorded.look(CHECKS[path.parent.name], host)
     assert finding.reason.startswith("Declared: ")
+
+
+def test_an_updater_that_has_not_looked_for_days_of_uptime_fails(tmp_path: Path) -> None:
+    class Later:
+        def read(self) -> ClockReading:
+            return replace(recorded.NOW, monotonic=4 * 86400.0)
+
+    case = recorded.load(recorded.FIXTURES / "update-age" / "unknown-not-yet-looked.toml")
+    with recorded.box(case, tmp_path / "root") as host:
+        finding = recorded.look(CHECKS["update-age"], replace(host, clock=Later()))
+    assert finding.verdict is Verdict.FAIL
+    assert "never looked" in finding.reason

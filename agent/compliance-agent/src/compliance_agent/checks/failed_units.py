@@ -12,6 +12,8 @@ SERVICE, PATH, MANAGER = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 TROUBLED = ["failed", "auto-restart", "auto-restart-queued"]
 """A crash loop is hardly ever caught in the state `failed`: between two attempts it waits for its restart."""
 
+ABSENT = ("not there", "")
+
 
 class FailedUnits(Check):
     """Asks the service manager, which is the one that knows."""
@@ -28,7 +30,9 @@ class FailedUnits(Check):
         inputs = Inputs(host)
         required = host.config.checks.required_units
         troubled = _units(inputs, "ListUnitsFiltered", TROUBLED)
-        states = {name: active for name, active, _ in _units(inputs, "ListUnitsByPatterns", [], list(required))}
+        states = {
+            name: (active, sub) for name, active, sub in _units(inputs, "ListUnitsByPatterns", [], list(required))
+        }
         facts = {"services that must run": ", ".join(required)}
         if troubled:
             facts["in trouble"] = ", ".join(f"{name} ({sub})" for name, _, sub in troubled)
@@ -36,9 +40,12 @@ class FailedUnits(Check):
             return inputs.failed(
                 f"{count(len(troubled), 'service')} failed or restarting over and over: {names}.", facts
             )
-        missing = [name for name in required if states.get(name) not in ("active", "reloading")]
+        missing = [name for name in required if states.get(name, ABSENT)[0] not in ("active", "reloading")]
+        starting = [name for name in missing if states.get(name, ABSENT)[1].startswith("start")]
+        if missing and missing == starting:
+            return inputs.unknown(f"Still starting: {some(starting)}.", facts)
         if missing:
-            shown = some([f"{name} ({states.get(name) or 'not there'})" for name in missing])
+            shown = some([f"{name} ({states.get(name, ABSENT)[0]})" for name in missing])
             return inputs.failed(f"Not running although the appliance needs it: {shown}.", facts)
         return inputs.passed(f"No service has failed, and {len(required)} of {len(required)} needed ones run.", facts)
 

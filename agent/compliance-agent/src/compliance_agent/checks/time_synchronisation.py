@@ -22,6 +22,8 @@ class Answer:
     at: float
     stratum: int
     leap: int
+    packets: int
+    """How many answers have come since the time service started."""
 
 
 class TimeSynchronisation(Check):
@@ -53,6 +55,12 @@ class TimeSynchronisation(Check):
         facts = {"offset s": f"{answer.offset:.4f}", "last answer": f"{span(age)} ago", "stratum": answer.stratum}
         if answer.leap == UNSYNCHRONISED_LEAP or not 1 <= answer.stratum <= WORST_STRATUM:
             return inputs.failed("The time server says that it does not know the time itself.", facts)
+        if abs(answer.offset) > settings.clock_max_offset and answer.packets == 1:
+            return inputs.unknown(
+                f"The clock was {abs(answer.offset):.2f} s off when a time server first answered, and has been set; "
+                "its next answer will tell.",
+                facts,
+            )
         if abs(answer.offset) > settings.clock_max_offset:
             return inputs.failed(
                 f"The clock is {abs(answer.offset):.2f} s off; {settings.clock_max_offset:g} s is the most.", facts
@@ -69,12 +77,12 @@ def _answer(inputs: Inputs) -> Answer:
     message: Any = inputs.host.bus.property(*TIMESYNC, "NTPMessage")
     inputs.note(source, repr(message))
     fields = list(as_kind(message, (list, tuple), source))
-    if len(fields) < 12:
+    if len(fields) < 15:
         raise CheckError(f"{source} has {len(fields)} fields, not 15", source)
-    numbers = [as_kind(fields[index], int, source) for index in (0, 3, 8, 9, 10, 11)]
-    leap, stratum, originate, receive, transmit, destination = numbers
+    numbers = [as_kind(fields[index], int, source) for index in (0, 3, 8, 9, 10, 11, 13)]
+    leap, stratum, originate, receive, transmit, destination, packets = numbers
     if not destination:
         raise CheckError("no time server has answered since the time service started", source)
     # RFC 5905, section 8: the mean of the two one-way differences.
     offset = ((receive - originate) + (transmit - destination)) / 2
-    return Answer(offset / 1e6, destination / 1e6, stratum, leap)
+    return Answer(offset / 1e6, destination / 1e6, stratum, leap, packets)

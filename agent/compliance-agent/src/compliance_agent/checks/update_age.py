@@ -68,8 +68,10 @@ class UpdateAge(Check):
     ) -> Finding:
         limit = inputs.host.config.checks.update_check_max_hours * 3600
         now = inputs.host.clock.read().wall
+        if status.last_check_at is None and inputs.host.clock.read().monotonic <= limit:
+            return inputs.unknown("The updater has not yet looked for updates.", facts)
         if status.last_check_at is None:
-            return inputs.failed("The updater has not yet looked for updates.", facts)
+            return inputs.failed("The updater has never looked for updates, and the box has been up for days.", facts)
         reached = status.last_success_at if status.last_check_error else status.last_check_at
         if status.last_check_error:
             facts["last error"] = status.last_check_error
