@@ -113,6 +113,9 @@ def write_table(disk: Path, table: list[TableEntry]) -> None:
         )
     sectors = disk.stat().st_size // SECTOR
     with disk.open("r+b") as file:
+        protective = struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff\xff\xff", 1, min(sectors - 1, 0xFFFFFFFF))
+        file.seek(446)
+        file.write(protective.ljust(64, b"\0") + b"\x55\xaa")
         for own, other, at in ((1, sectors - 1, 2), (sectors - 1, 1, sectors - 33)):
             fields = [b"EFI PART", bytes([0, 0, 1, 0]), 92, 0, 0, own, other, 34, sectors - 34, bytes(16), at, 128, 128]
             header = HEADER.pack(*fields, zlib.crc32(raw))
@@ -330,6 +333,14 @@ def _start(device: Device, version: str, uki: Path, slot: str, counted: bool) ->
 # -- systemd-sysupdate ------------------------------------------------------------------------------------------------
 
 
+PARTIAL = {str(uuid.uuid5(uuid.NAMESPACE_DNS, name)): name for name in ("root", "root-verity", "usr", "usr-verity")}
+"""The types that a partition has while it is being written, as systemd 260 and later derive them."""
+
+
+def pattern_label(pattern: str, version: str) -> str:
+    return pattern.replace("@v", version)
+
+
 @dataclass
 class SimulatedSysupdate:
     """Writes as systemd-sysupdate does, in the same order, with a cut possible before every write.
@@ -358,8 +369,8 @@ class SimulatedSysupdate:
 
     def _vacuum(self) -> None:
         for entry in read_table(self.device.disk):
-            if entry.label.startswith("PRT#"):
-                self._change(entry.number, label="_empty")
+            if entry.type in PARTIAL:
+                self._change(entry.number, label="_empty", type=PARTIAL[entry.type])
 
     def _change(self, number: int, **changes: object) -> None:
         faults.point(f"table:{number}")
@@ -376,21 +387,19 @@ class SimulatedSysupdate:
         able = []
         for entry in read_table(self.device.disk):
             match = pattern.fullmatch(entry.label)
+            assert PARTIAL.get(entry.type) != target["MatchPartitionType"], "partially installed; vacuum it"
             if entry.type == target["MatchPartitionType"] and not (match and match["version"] == protected):
                 able.append(entry)
         chosen = min(able, key=lambda entry: entry.label != "_empty")
-        self._change(chosen.number, label=f"PRT#{version}" if self.partial else "_empty")
+        final = {"label": pattern_label(target["MatchPattern"], version), "uuid": uuid.UUID(uuid_)}
+        own_type = {kind: name for name, kind in PARTIAL.items()}[chosen.type]
+        self._change(chosen.number, **(final | {"type": own_type} if self.partial else {"label": "_empty"}))
         content = source.read_bytes()
         for start in range(0, len(content), len(content) // 3 + 1):
             faults.point(f"partition:{chosen.number}")
             with self.device.disk.open("r+b") as file:
                 file.seek(chosen.start + start)
                 file.write(content[start : start + len(content) // 3 + 1])
-        with self.device.disk.open(
-            "r+b"
-        ) as file:  # the rest of a slot is not looked at; here it must not be in the way
-            file.seek(chosen.start + len(content))
-            file.write(bytes(chosen.size - len(content)))
         return chosen.number, uuid.UUID(uuid_)
 
     def _acquire_file(self, source: Path) -> Path:
@@ -410,7 +419,8 @@ class SimulatedSysupdate:
             )
             return
         number, identity = target  # type: ignore[misc]
-        self._change(number, label=section["MatchPattern"].replace("@v", version), uuid=identity)
+        kind = section["MatchPartitionType"]
+        self._change(number, label=pattern_label(section["MatchPattern"], version), uuid=identity, type=kind)
 
     def _source(self, transfer: configparser.ConfigParser, version: str) -> tuple[Path, str]:
         section = transfer["Source"]

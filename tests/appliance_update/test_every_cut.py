@@ -157,11 +157,11 @@ def test_after_a_power_cut_at_any_place_the_update_goes_on(bench: Bench) -> None
 
 
 def test_after_an_input_output_error_at_any_place_the_update_can_be_repeated(bench: Bench) -> None:
-    bench.disturb(input_output_error, 4, 1)
+    bench.disturb(input_output_error, 6, 1)
 
 
 def test_after_a_full_disk_at_any_place_the_update_can_be_repeated(bench: Bench) -> None:
-    bench.disturb(no_space, 4, 3)
+    bench.disturb(no_space, 6, 3)
 
 
 def test_five_cuts_in_a_row_over_two_updates_do_no_harm(quick: Path, key_directory: Path) -> None:

@@ -10,11 +10,15 @@ from pathlib import Path
 from appliance_update.entries import Entry, entries, of_version
 from appliance_update.gpt import TableEntry, TableError, read_table
 from appliance_update.host import Host
-from appliance_update.layout import Layout, Role, compiled
+from appliance_update.layout import Flavour, Layout, Role, compiled
 from appliance_update.uki import argument
 
 FOREIGN = ("dm-", "loop", "ram", "zram", "md", "nbd", "sr", "fd")
 """Beginnings of kernel names that are never a disk of ours."""
+
+
+Parts = tuple[TableEntry, TableEntry]
+"""Data and verity partition of a slot."""
 
 
 class DeviceError(RuntimeError):
@@ -104,7 +108,8 @@ def _inspect(host: Host, layout: Layout) -> Device:
         )
     esp = find_esp(host, layout, disk_name)
     found = entries(esp, layout)
-    slots = {name: _slot(name, name == booted[0], *parts[name], found, layout) for name in "ab"}
+    kind = layout.flavour[flavour]
+    slots = {name: _slot(name, name == booted[0], kind, parts[name], found, layout) for name in "ab"}
     return Device(
         disk,
         disk_name,
@@ -169,17 +174,18 @@ def _entry(table: dict[int, TableEntry], layout: Layout, role: Role, slot: str) 
     return entry
 
 
-def _slot(
-    name: str, is_booted: bool, data: TableEntry, verity: TableEntry, found: tuple[Entry, ...], layout: Layout
-) -> Slot:
+def _slot(name: str, is_booted: bool, kind: Flavour, parts: Parts, found: tuple[Entry, ...], layout: Layout) -> Slot:
+    data, verity = parts
+    # Since systemd 260 a slot that is being written has partition types of its own; its labels may be final already.
+    typed = (data.type, verity.type) == (kind.data_type, kind.verity_type)
     pairs = ((layout.slot.data_label, data.label), (layout.slot.verity_label, verity.label))
     labels = [compiled(pattern).fullmatch(label) for pattern, label in pairs]
     versions = {match["version"] for match in labels if match}
     if is_booted:
         state = SlotState.BOOTED
-    elif data.label == verity.label == layout.slot.empty_label:
+    elif typed and data.label == verity.label == layout.slot.empty_label:
         return Slot(name, SlotState.EMPTY, "", data, verity)
-    elif None in labels or len(versions) != 1:
+    elif not typed or None in labels or len(versions) != 1:
         return Slot(name, SlotState.UNKNOWN, "", data, verity)  # an interrupted update: to be overwritten, never booted
     else:
         state = SlotState.STANDBY

@@ -27,6 +27,7 @@ from appliance_update.web import CHUNK, CaptivePortal, WebError, looks_like_page
 
 RESERVE = 64 * 1024 * 1024
 """Bytes that stay free on the state partition whatever is fetched: evidence comes first."""
+BLOCK = 1024 * 1024
 FLUSH_EVERY = 32 * 1024 * 1024
 ATTEMPTS = 5
 
@@ -133,7 +134,10 @@ class Transfer:
             if response.status_code == 416:  # the file is not what we began with; begin again
                 part.unlink(missing_ok=True)
                 raise WebError(f"{url}: the server does not continue at byte {have}")
-            if have and not (response.status_code == 206 and _continues_at(response, have)):
+            if have and response.status_code == 206 and not _continues_at(response, have):
+                part.unlink()  # a confused server or proxy; begin again without asking for a part
+                raise WebError(f"{url}: asked to continue at byte {have}, the server sent another part")
+            if have and response.status_code != 206:
                 have = 0  # the server ignored Range and sends the whole file
             with part.open("r+b" if have else "wb") as file:
                 file.seek(have)
@@ -220,7 +224,7 @@ def hash_file(path: Path, report: Callable[[int], None]) -> tuple[str, int]:
     """SHA-256 and length of a file. Raises `OSError`."""
     digest, length = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while chunk := file.read(4 * CHUNK):
+        while chunk := file.read(BLOCK):
             digest.update(chunk)
             length += len(chunk)
             report(length)
@@ -246,7 +250,7 @@ def _unpack(source: Path, target: Path, artifact: Artifact, report: Callable[[in
 
 def _pour(source: object, file: BinaryIO, limit: int, report: Callable[[int], None]) -> tuple[str, int]:
     digest, length = hashlib.sha256(), 0
-    while length <= limit and (chunk := source.read(4 * CHUNK)):  # type: ignore[attr-defined]
+    while length <= limit and (chunk := source.read(BLOCK)):  # type: ignore[attr-defined]
         digest.update(chunk)
         length += len(chunk)
         if chunk.count(0) == len(chunk):

@@ -9,7 +9,8 @@ import requests
 
 CONNECT_TIMEOUT = 15.0
 READ_TIMEOUT = 60.0
-CHUNK = 256 * 1024
+CHUNK = 32 * 1024
+"""Bytes read at once; what a breaking link delivered of the last one is lost, so it is small."""
 HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<script", b"<meta")
 
 
@@ -83,6 +84,8 @@ def _reason(error: requests.RequestException) -> str:
         return f"the TLS certificate was refused ({error})"
     if isinstance(error, requests.exceptions.Timeout):
         return "no answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke"
     if isinstance(error, requests.exceptions.ConnectionError):
         text = str(error)
         if "resol" in text.lower() or "Name or service" in text:

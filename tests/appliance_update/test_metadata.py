@@ -1,0 +1,235 @@
+"""Only what the right keys signed, lately, for this device, is believed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from appliance_release import keys
+from appliance_release.repository import Repository
+from appliance_update.updater import Failure, Outcome, UpdateError
+from tuf.api.metadata import Metadata, Root
+
+from tests.appliance_update.conftest import V1, V2, V3, World
+from tests.appliance_update.simulator import boot, make_build
+
+YEAR = 365 * 24 * 3600.0
+
+
+def metadata(world: World) -> Path:
+    return world.publisher.metadata
+
+
+def refused(world: World, reason: str) -> None:
+    with pytest.raises(UpdateError, match=reason) as caught:
+        world.updater().run()
+    assert caught.value.failure is Failure.CHECK
+    assert world.device.writes == 0
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_metadata_changed_after_signing_is_refused(world: World) -> None:
+    world.publish(V2)
+    newest = sorted(metadata(world).glob("*.targets.json"))[-1]
+    edit(newest, lambda document: document["signed"]["targets"].clear())
+    refused(world, "not to be trusted")
+
+
+def test_metadata_without_signatures_is_refused(world: World) -> None:
+    world.publish(V2)
+    edit(metadata(world) / "timestamp.json", lambda document: document["signatures"].clear())
+    refused(world, "not to be trusted")
+
+
+def test_a_repository_signed_by_other_keys_is_refused(world: World, tmp_path: Path) -> None:
+    keys.generate(tmp_path / "other")
+    shutil.rmtree(world.publisher.directory)
+    other = replace(world.publisher, keys=tmp_path / "other")
+    trusted = world.device.root / "trusted.json"
+    trusted.write_bytes(b"")
+    original = Repository(tmp_path / "first", world.publisher.keys, time.time()).init()
+    other.init()
+    paths = replace(world.config.paths, trusted_root=str(original))
+    with pytest.raises(UpdateError, match="not to be trusted"):
+        world.updater(paths=paths).run()
+
+
+def test_expired_metadata_is_refused_and_the_message_names_our_time(world: World) -> None:
+    world.publish(V2)
+    world.now = lambda: time.time() + YEAR
+    refused(world, "expired .* by our clock it is 20")
+
+
+def test_a_clock_ten_years_ahead_does_no_lasting_harm(world: World) -> None:
+    world.publish(V2)
+    world.now = lambda: time.time() + 10 * YEAR
+    refused(world, "the clock is wrong")
+    world.now = time.time
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+def test_a_clock_at_1970_is_replaced_by_what_the_image_and_the_metadata_know(world: World) -> None:
+    world.publish(V2)
+    world.now = lambda: 40.0
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+def test_old_signed_metadata_is_found_expired_even_at_1970_when_the_image_is_younger(world: World) -> None:
+    world.publish(V2)
+    share = world.device.root / "usr/share/appliance-update"
+    share.mkdir(parents=True)
+    (share / "build-time").write_text(f"{time.time() + YEAR:.0f}\n")
+    world.now = lambda: 40.0
+    refused(world, "expired")
+
+
+def test_the_time_of_signing_is_remembered_as_the_least_time_it_can_be(world: World) -> None:
+    world.updater().run()
+    floor = world.settle().store.record.time_floor
+    assert abs(floor - time.time()) < 120
+    world.now = lambda: 40.0
+    updater = world.settle()
+    assert updater.store.record.time_floor == floor
+
+
+def test_a_replayed_older_repository_is_refused(world: World) -> None:
+    world.publish(V2)
+    shutil.copytree(metadata(world), world.directory / "old")
+    world.publish(V3)
+    world.updater(reboot=False).run()
+    boot(world.device)
+    shutil.rmtree(metadata(world))
+    shutil.copytree(world.directory / "old", metadata(world))
+    world.settle()
+    refused_at = world.device.writes
+    with pytest.raises(UpdateError, match="not to be trusted"):
+        world.updater().run()
+    assert world.device.writes == refused_at
+
+
+def test_targets_of_another_moment_do_not_fit_the_snapshot(world: World) -> None:
+    world.publish(V2)
+    old = sorted(metadata(world).glob("*.targets.json"))[-1].read_bytes()
+    world.publish(V3)
+    sorted(metadata(world).glob("*.targets.json"))[-1].write_bytes(old)
+    refused(world, "not to be trusted")
+
+
+def rotate_root(world: World) -> None:
+    """A new root key, signed by the old and the new one."""
+    path = sorted(metadata(world).glob("*.root.json"), key=lambda item: int(item.name.split(".")[0]))[-1]
+    current = Metadata[Root].from_file(str(path))
+    old_signer = keys.signer(world.publisher.keys, "root")
+    place = world.directory / f"keys-{current.signed.version + 1}"
+    shutil.copytree(world.publisher.keys, place)
+    (place / "offline/root.pem").unlink()
+    from securesystemslib.signer import CryptoSigner
+
+    fresh = CryptoSigner.generate_ed25519()
+    (place / "offline/root.pem").write_bytes(fresh.private_bytes)
+    root = current.signed
+    for key_id in list(root.roles["root"].keyids):
+        root.revoke_key(key_id, "root")
+    root.add_key(fresh.public_key, "root")
+    root.version += 1
+    changed = Metadata(root)
+    changed.sign(old_signer)
+    changed.sign(fresh, append=True)
+    (metadata(world) / f"{root.version}.root.json").write_bytes(changed.to_bytes())
+    world.publisher = replace(world.publisher, keys=place)
+
+
+def test_a_device_that_slept_through_several_root_rotations_follows_them_all(world: World) -> None:
+    for _ in range(5):
+        rotate_root(world)
+    world.publish(V2)
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+@pytest.mark.parametrize("name", ["timestamp.json", "snapshot.json", "targets.json", "root.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\0" * 500, b'{"signed": {}, "signatures": []}'])
+def test_a_damaged_cache_is_fetched_anew(world: World, name: str, content: bytes) -> None:
+    world.updater().run()
+    path = world.device.state / "tuf" / name
+    if path.is_symlink():
+        path = path.resolve()
+    path.write_bytes(content)
+    world.publish(V2)
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+def test_an_oversized_timestamp_is_refused(world: World) -> None:
+    (metadata(world) / "timestamp.json").write_bytes(b" " * 10_000_000)
+    refused(world, "exceed")
+
+
+def test_nonsense_instead_of_metadata_is_refused(world: World) -> None:
+    for nonsense in (b"", b"\x00\xff\xfe", b"[" * 10_000, b'{"signed": 1, "signatures": 2}'):
+        (metadata(world) / "timestamp.json").write_bytes(nonsense)
+        refused(world, "metadata is not to be trusted|cannot be used")
+
+
+def test_a_release_for_another_device_class_is_named_and_left_alone(world: World) -> None:
+    world.publish(V2, device_classes=("t740",))
+    outcome, sentence = world.updater().run()
+    assert outcome is Outcome.UP_TO_DATE
+    assert "it is for t740, not for a t640" in sentence
+
+
+def test_a_release_of_the_other_flavour_is_left_alone(world: World) -> None:
+    world.put(make_build(world.directory, V2, flavour="nixos"))
+    assert "flavour 'nixos'" in world.updater().run()[1]
+
+
+def test_a_release_that_needs_a_newer_updater_is_passed_over_for_a_stepping_stone(world: World) -> None:
+    world.publish(V2)
+    world.publish(V3, min_reader=99)
+    assert world.updater().run()[1].startswith(V2)
+
+
+def test_an_older_release_is_never_installed_over_a_newer_one(world: World) -> None:
+    world.publish(V2)
+    world.updater().run()
+    boot(world.device)
+    world.settle()
+    shutil.rmtree(world.device.state / "tuf")
+    assert world.updater().run() == (Outcome.UP_TO_DATE, f"{V2} is up to date")
+    assert V1 < V2
+
+
+def test_a_kernel_image_that_boots_another_slots_content_is_refused_before_writing(world: World) -> None:
+    """The publisher refuses it too; here it is made to sign it."""
+    build = make_build(world.directory, V2)
+    wrong = make_build(world.directory / "wrong", V2, root_hash="ab" * 32)
+    world.put(build)
+    updater = world.updater()
+    with updater.store.locked():
+        from appliance_update.install import InstallError
+        from appliance_update.settle import settle
+
+        settle(updater.store, updater.host, updater.layout)
+        release = updater.fetch()
+        assert release is not None
+        staged = updater.transfer.staged(release, release.artifacts[-1])
+        staged.write_bytes(wrong.uki)
+        with pytest.raises(InstallError, match="nothing was written"):
+            updater.installer.fill_slot(release, lambda _done, _total: None)
+    assert world.device.writes == 0
+
+
+def test_signed_times_are_read_from_our_publishers_metadata(world: World) -> None:
+    document = json.loads((metadata(world) / "timestamp.json").read_text())
+    signed = datetime.datetime.fromisoformat(document["signed"]["x-appliance-signed-at"].replace("Z", "+00:00"))
+    assert abs(signed.timestamp() - time.time()) < 120
