@@ -89,8 +89,23 @@ class Peer:
             assert time.monotonic() < until, f"{self.path}: the peer did not start"
             time.sleep(0.01)
 
+    def vanish(self) -> None:
+        """Be down: nobody is at that address."""
+        self.path.rename(self.path.with_suffix(".gone"))
+
+    def recover(self) -> None:
+        """Be as on the first day."""
+        if self.path.with_suffix(".gone").exists():
+            self.path.with_suffix(".gone").rename(self.path)
+        self.mood = "fine"
+        self.asked.clear()
+        self.renew()
+
+    def renew(self) -> None:
+        """Read the fixtures again, with the times of now."""
+
     def stop(self) -> None:
-        """Be down: nobody listens."""
+        """End for good."""
         if self._server and self._thread:
             self._server.should_exit = True
             self._server.force_exit = True
@@ -103,10 +118,9 @@ class Agent(Peer):
 
     def __init__(self, path: Path) -> None:
         self.key = PrivateKey.generate()
-        self.status: dict[str, Any] = fixture("agent")
-        self.checks: list[dict[str, Any]] = fixture("checks")
-        self.envelopes = _chain(self.key, self.status["device_id"], self.status["evidence_sequence"])
-        self.status["public_key"] = self.key.public.text
+        self.renew()
+        self._bundles = _chain(self.key, self.status["device_id"], self.status["evidence_sequence"])
+        self.envelopes = dict(self._bundles)
         super().__init__(path, [
             Route("/v1/status", lambda _: JSONResponse(self.status)),
             Route("/v1/checks", lambda _: JSONResponse(self.checks)),
@@ -116,6 +130,12 @@ class Agent(Peer):
             Route("/v1/evidence", self._evidence),
             Route("/v1/evidence/{sequence:int}", self._bundle),
         ])
+
+    def renew(self) -> None:
+        """Read the fixtures again, with the times of now."""
+        self.status: dict[str, Any] = fixture("agent") | {"public_key": self.key.public.text}
+        self.checks: list[dict[str, Any]] = fixture("checks")
+        self.envelopes = dict(getattr(self, "_bundles", {}))
 
     def set_verdict(self, check_id: str, verdict: str, **other: Any) -> None:
         """Let one check say something else, and the status with it."""
@@ -199,9 +219,7 @@ class Scanner(Peer):
     """The network scanner's API."""
 
     def __init__(self, path: Path) -> None:
-        self.status: dict[str, Any] = fixture("scanner")
-        self.devices: list[dict[str, Any]] = fixture("devices")
-        self.scans: list[dict[str, Any]] = fixture("scans")
+        self.renew()
         super().__init__(path, [
             Route("/v1/status", lambda _: JSONResponse(self.status)),
             Route("/v1/devices", lambda _: JSONResponse(self.devices)),
@@ -212,6 +230,12 @@ class Scanner(Peer):
             Route("/v1/scans", self._start, methods=["POST"]),
             Route("/v1/scans", lambda _: JSONResponse(self.scans)),
         ])
+
+    def renew(self) -> None:
+        """Read the fixtures again, with the times of now."""
+        self.status: dict[str, Any] = fixture("scanner")
+        self.devices: list[dict[str, Any]] = fixture("devices")
+        self.scans: list[dict[str, Any]] = fixture("scans")
 
     def device(self, name: str) -> dict[str, Any]:
         """A device by its name."""
@@ -251,6 +275,10 @@ class Updater:
     def __init__(self, directory: Path) -> None:
         self.status_file = directory / "status.json"
         self.history_file = directory / "history.jsonl"
+        self.recover()
+
+    def recover(self) -> None:
+        """Be as on the first day."""
         self.write(fixture("updater"))
         self.history_file.write_text("".join(json.dumps(event) + "\n" for event in fixture("updates")))
 

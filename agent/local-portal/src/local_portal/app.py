@@ -99,5 +99,6 @@ def create_app(portal: Portal) -> ASGIApp:
             FormError: _form_error, HTTPException: _http_error, sqlite3.Error: _store_error, Exception: _failure,
         },
     )
+    app.router.redirect_slashes = False
     app.state.portal = portal
     return Guard(app, portal.own_names)

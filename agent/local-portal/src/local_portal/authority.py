@@ -1,8 +1,8 @@
 """The site's own certificate authority: made at first start, bound to this appliance, never leaves it.
 
 Run as `python -m local_portal.authority` with an `Order` as JSON on standard input. The CA may only vouch for the
-appliance's names and for private address ranges (name constraints, RFC 5280 section 4.2.1.10), so that a clinic that
-trusts it trusts it for nothing else.
+appliance's names, today's addresses and private address ranges (name constraints, RFC 5280 section 4.2.1.10), so that
+a clinic that trusts it trusts it for nothing else.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from local_portal.certificates import (
 from local_portal.names import Names
 
 CA_DAYS = 25 * 365
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOCAL_RANGES = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -48,7 +49,7 @@ def issue(order: Order) -> Leaf:
         key, authority = _load(files) if files.ca_key.exists() else _make_authority(files, order.names)
         names = Names(
             tuple(name for name in order.names.dns if _permitted_name(authority, name)),
-            tuple(address for address in order.names.addresses if _permitted_address(address)),
+            tuple(address for address in order.names.addresses if _permitted_address(authority, address)),
         )
         leaf = _describe(order, names, authority)
         _write(files.chain, _make_leaf(leaf, key, authority), 0o600)
@@ -80,7 +81,7 @@ def _make_authority(files: Certificates, names: Names) -> tuple[ec.EllipticCurve
     ])
     start = _day(SANE_CLOCK)  # the same whatever the clock says: a CA made in 1970 must hold today
     permitted: list[x509.GeneralName] = [x509.DNSName(name) for name in names.dns]
-    permitted += [x509.IPAddress(network) for network in LOCAL_RANGES]
+    permitted += [x509.IPAddress(network) for network in _ranges(names)]
     builder = (
         x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -127,15 +128,26 @@ def _make_leaf(leaf: Leaf, ca_key: ec.EllipticCurvePrivateKey, authority: x509.C
     return _private(key) + certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def _ranges(names: Names) -> list[Network]:
+    """The private ranges, in which the address may change, and whatever other addresses the appliance has today."""
+    others = [ipaddress.ip_network(text) for text in names.addresses]
+    return [*LOCAL_RANGES, *(one for one in others if not any(one[0] in network for network in LOCAL_RANGES))]
+
+
 def _permitted_name(authority: x509.Certificate, name: str) -> bool:
-    constraints = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
-    held = [item.value for item in constraints if isinstance(item, x509.DNSName)]
+    held = [item.value for item in _permitted(authority) if isinstance(item, x509.DNSName)]
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in held)
 
 
-def _permitted_address(text: str) -> bool:
+def _permitted_address(authority: x509.Certificate, text: str) -> bool:
     address = ipaddress.ip_address(text)
-    return any(address in network for network in LOCAL_RANGES)
+    return any(address in item.value for item in _permitted(authority)
+               if isinstance(item, x509.IPAddress)
+               and isinstance(item.value, ipaddress.IPv4Network | ipaddress.IPv6Network))
+
+
+def _permitted(authority: x509.Certificate) -> list[x509.GeneralName]:
+    return authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
 
 
 def _usage(*, sign_certificates: bool) -> x509.KeyUsage:

@@ -75,7 +75,7 @@ def score_chart(points: Sequence[ScorePoint], now: float, days: int = 30) -> Mar
 
     Empty when there is no point in that time.
     """
-    width, height, top, left = 640, 150, 12, 38
+    width, height, top, left = 640, 168, 10, 58
     begin = now - days * DAY
     inside = sorted((p for p in points if begin <= p.at <= now and p.counted > 0), key=lambda p: p.at)
     if not inside:

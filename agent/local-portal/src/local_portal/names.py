@@ -57,10 +57,12 @@ def _lines(path: Path) -> list[str]:
 def _version_4(lines: list[str]) -> frozenset[Address]:
     found: set[Address] = set()
     for before, line in pairwise(lines):
-        if "host LOCAL" in line and "|--" in before:
+        if "/32 host LOCAL" in line and "|--" in before:
             found.add(ipaddress.IPv4Address(before.split("|--")[1].strip()))
     return frozenset(found)
 
 
 def _version_6(lines: list[str]) -> frozenset[Address]:
-    return frozenset(ipaddress.IPv6Address(int(line.split()[0], 16)) for line in lines if line.strip())
+    digits = [line.split()[0] for line in lines if line.strip()]
+    return frozenset(ipaddress.IPv6Address(bytes.fromhex(text)) for text in digits
+                     if len(text) == 32 and set(text) <= set("0123456789abcdef"))

@@ -41,6 +41,11 @@ def finalize(value: object) -> object:
     return value
 
 
+def plain(value: str, limit: int = 60, fallback: str = "(no name)") -> str:
+    """Foreign text where no markup can stand, as in a page's title."""
+    return clean(value, limit).strip() or fallback
+
+
 def document(value: str, limit: int = 200_000) -> Markup:
     """A whole text with its line breaks, every line of it cleaned."""
     shown = "\n".join(clean(line, 20_000) for line in value[:limit].split("\n"))

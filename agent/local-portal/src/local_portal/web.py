@@ -35,7 +35,8 @@ def environment() -> Environment:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )
     made.filters.update(
-        short=text.short, document=text.document, duration=moments.duration, size=moments.size, plural=moments.plural)
+        short=text.short, plain=text.plain, document=text.document,
+        duration=moments.duration, size=moments.size, plural=moments.plural)
     made.globals.update(
         asset=asset, bar=charts.bar, Part=charts.Part, Standing=Standing, DeviceClass=DeviceClass,
         ScanPolicy=ScanPolicy, Presence=Presence,

@@ -78,7 +78,8 @@ async def device_list(request: Request) -> Response:
     return render(
         request, "devices.html", status=status, devices=devices, scans=scans, words=words, kind=kind,
         presence=presence, sort=sort, chosen=chosen[(page - 1) * PAGE : page * PAGE], count=len(chosen),
-        page=page, pages=pages, classes=by_class(known), filters={"q": words, "class": kind, "presence": presence},
+        page=page, pages=pages, classes=by_class(known),
+        filters={"q": words, "class": kind, "presence": presence, "sort": sort},
     )
 
 
