@@ -14,6 +14,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
 from appliance_protocol.device_api import (
     Acknowledgement,
     CheckIn,
@@ -29,10 +34,6 @@ from appliance_protocol.evidence import ChainError, ChainFault, ChainHead, follo
 from appliance_protocol.keys import PrivateKey, PublicKey
 from appliance_protocol.orders import Order, OrderResult
 from appliance_protocol.wire import canonical, decode
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 DEVICE, SITE, CODE = "dev-test-1", "site-test-1", "ABCD-EFGH-JKMN-PQRS"
 Raw = tuple[int, str, bytes]
@@ -134,7 +135,7 @@ class CentralPeer:
             accepted += 1
         return EvidenceReceipt(DEVICE, self.head, accepted, duplicates, tuple(refused))
 
-    def _handler(peer) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+    def _handler(peer) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -167,9 +168,7 @@ class CentralPeer:
         return Handler
 
 
-def make_authority(
-    directory: Path, begins: float = -1, ends: float = 30
-) -> tuple[Path, Path]:
+def make_authority(directory: Path, begins: float = -1, ends: float = 30) -> tuple[Path, Path]:
     """An authority's certificate, and a chain with key for 127.0.0.1; valid from and until, in days from now."""
     directory.mkdir(parents=True, exist_ok=True)
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())

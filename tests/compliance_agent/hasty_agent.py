@@ -11,7 +11,6 @@ from pathlib import Path
 
 from appliance_protocol.evidence import EvidenceCause
 from compliance_agent.service import Agent
-
 from tests.compliance_agent.agent_world import NoBus, SettableCheck, config_in
 
 

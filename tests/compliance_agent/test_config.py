@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from appliance_protocol.orders import Order, OrderState, OrderType
 from compliance_agent import config_file
 from compliance_agent.config import Config
 from compliance_agent.config_file import ConfigError
 from compliance_agent.orders.base import discover
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.compliance_agent.agent_world import SettableCheck, agent_in
 from tests.compliance_agent.central_peer import DEVICE
 

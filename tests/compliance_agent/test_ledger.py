@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from appliance_protocol.clock import ClockReading, ClockState
 from appliance_protocol.envelope import Envelope
 from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, Release
@@ -25,9 +28,6 @@ from compliance_agent.evidence_writer import sign, sign_again
 from compliance_agent.identity import Enrolment, Identity
 from compliance_agent.ledger import Ledger, Sealed
 from compliance_agent.verifying import Judgement, verify
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.compliance_agent.central_peer import DEVICE
 
 ROOT = Path(__file__).parents[2]
@@ -254,4 +254,3 @@ def test_dropped_doubled_and_reordered_bundles_are_told_apart(order: list[int], 
 def test_evidence_of_another_key_is_tampering(tmp_path: Path) -> None:
     ledger = filled(tmp_path / "evidence.db", 2)
     assert verify(ledger.envelopes(DEVICE), DEVICE, PrivateKey.generate().public).judgement is Judgement.TAMPERED
-

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from appliance_protocol.clock import ClockState
 from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, verify_chain
 from appliance_protocol.orders import OrderState
@@ -17,7 +18,6 @@ from compliance_agent.database import StoreFull
 from compliance_agent.enrolling import enrol
 from compliance_agent.identity import Invitation
 from compliance_agent.service import Agent
-
 from tests.compliance_agent.agent_world import SettableCheck, SettableClock, agent_in
 from tests.compliance_agent.central_peer import CODE, DEVICE, CentralPeer
 

@@ -36,7 +36,11 @@ class CentralError(RuntimeError):
 
 
 class Unreachable(CentralError):
-    """The connection did not come about or broke: worth another try."""
+    """The server was not reached: something stands between, or its certificate does not hold."""
+
+
+class Broken(Unreachable):
+    """The connection did not come about or broke: worth another try at once."""
 
 
 class Busy(CentralError):
@@ -125,7 +129,7 @@ class Central:
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(DEADLINE / 2),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=5),
-            retry=tenacity.retry_if_exception_type(Unreachable),
+            retry=tenacity.retry_if_exception_type(Broken),
             reraise=True,
         )
         return retrying(self._attempt, path, envelope.to_bytes(), started + DEADLINE)
@@ -209,12 +213,12 @@ def explain(url: str, error: requests.RequestException) -> CentralError:
     if isinstance(error, requests.exceptions.ProxyError):
         return Unreachable(f"{url}: the proxy does not let us through ({_reason(cause)}); check central.proxy")
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return Unreachable(f"{url}: nothing answered in time; is outgoing traffic to it allowed?")
+        return Broken(f"{url}: nothing answered in time; is outgoing traffic to it allowed?")
     if isinstance(error, requests.exceptions.Timeout):
-        return Unreachable(f"{url}: the answer did not come in time")
+        return Broken(f"{url}: the answer did not come in time")
     if "resolve" in cause or "getaddrinfo" in cause or "Name or service" in cause:
-        return Unreachable(f"{url}: its name is not known here; check DNS and the uplink")
-    return Unreachable(f"{url}: no connection ({_reason(cause)}); check the uplink")
+        return Broken(f"{url}: its name is not known here; check DNS and the uplink")
+    return Broken(f"{url}: no connection ({_reason(cause)}); check the uplink")
 
 
 def _reason(cause: str) -> str:

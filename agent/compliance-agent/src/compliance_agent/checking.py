@@ -102,4 +102,3 @@ class Schedule:
         """Seconds until the next check is due, at most `longest`."""
         soonest = min(self._due.values(), default=monotonic + longest)
         return max(0.1, min(longest, soonest - monotonic))
-

@@ -80,9 +80,7 @@ def export(
     click.echo(f"{count} bundles in {output}")
 
 
-def verify_here(
-    ledger: Ledger, identity: Identity, enrolment: Enrolment, public_key: str | None, as_json: bool
-) -> int:
+def verify_here(ledger: Ledger, identity: Identity, enrolment: Enrolment, public_key: str | None, as_json: bool) -> int:
     """The device's own ledger; the exit code."""
     try:
         key = PublicKey.from_text(public_key) if public_key else identity.key().public

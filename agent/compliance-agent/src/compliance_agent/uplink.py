@@ -228,4 +228,3 @@ def ip_addresses() -> tuple[str, ...]:
             probe.connect((towards, 9))
             found.append(str(probe.getsockname()[0]))
     return tuple(found)
-

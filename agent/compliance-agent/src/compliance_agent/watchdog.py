@@ -61,9 +61,9 @@ class Watchdog:
             self._complain(stuck)
             return False
         self._silent = False
-        notify("WATCHDOG=1")
         if time.monotonic() - self._written >= PROGRESS_INTERVAL - 0.1:
             self._write(reports)
+        notify("WATCHDOG=1")
         return True
 
     def _complain(self, stuck: list[TaskReport]) -> None:
