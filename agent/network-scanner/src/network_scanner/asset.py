@@ -76,10 +76,10 @@ class Asset:
         return f"{vendor} ({address})" if vendor else address
 
     def current_ips(self) -> list[str]:
-        """Addresses in use, the latest first: those seen within `ACTIVE` seconds of the device's last sign."""
+        """Addresses in use, IPv4 and the latest first: those seen within `ACTIVE` seconds of the device's last sign."""
         newest = max((seen.last for seen in self.ips.values()), default=0.0)
         found = [(seen.last, ip) for ip, seen in self.ips.items() if seen.last >= newest - ACTIVE]
-        return [ip for _, ip in sorted(found, key=lambda item: (-item[0], item[1]))]
+        return [ip for _, ip in sorted(found, key=lambda item: (":" in item[1], -item[0], item[1]))]
 
     def note(self, table: dict[str, Seen], address: str, at: float) -> bool:
         """Record an address; True when it is new."""

@@ -7,15 +7,15 @@ never let through, whatever its ports. The program is classic BPF (Linux: Docume
 
 from __future__ import annotations
 
-import ctypes
+import array
 import socket
 import struct
 from dataclasses import dataclass
 
 UDP_PORTS = (67, 68, 137, 1900, 3702, 5353, 5355, 546, 547)
 """DHCP, NetBIOS names, SSDP, WS-Discovery, mDNS, LLMNR, DHCPv6."""
-ICMPV6_TYPES = (129, 133, 134, 135, 136)
-"""Echo reply (to our one question) and neighbour discovery."""
+ICMPV6_TYPES = (133, 134, 135, 136)
+"""Neighbour discovery."""
 SNAP_LENGTH = 9216
 
 SO_ATTACH_FILTER, SO_LOCK_FILTER = 26, 44
@@ -81,9 +81,10 @@ def assemble(steps: list[_Step]) -> bytes:
 
 def attach(sock: socket.socket) -> None:
     """Put the filter in front of `sock` for good; it cannot be taken off again. Raises `OSError`."""
-    code = assemble(program())
-    buffer = ctypes.create_string_buffer(code, len(code))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(code) // 8, ctypes.addressof(buffer)))
+    # An array tells its address; ctypes would too, but wants memory that is both writable and executable.
+    code = array.array("B", assemble(program()))
+    address, size = code.buffer_info()
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", size // 8, address))
     sock.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
 
 

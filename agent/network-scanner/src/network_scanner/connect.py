@@ -25,7 +25,8 @@ OPEN_COST = 3
 """SYN, ACK, and one more when the service speaks first."""
 CLOSE_COST = 3
 """FIN, the ACK of the other side's, and one for what comes in between."""
-EXCHANGE_COST = 6
+EXCHANGE_COST = 4
+"""One segment out and the acknowledgements of as much as our window lets in before we read it."""
 NEIGHBOUR_COST = 1
 """The kernel's ARP request before the first connection to a host."""
 
@@ -65,21 +66,29 @@ class Connection:
         return data
 
     async def exchange(self, payload: bytes, limit: int, wait: float) -> bytes:
-        """Send `payload` and read the answer until the other side closes, `limit` bytes or `wait` seconds."""
-        lease = await self.pacer.lease(self.host, EXCHANGE_COST)
-        loop, data = asyncio.get_running_loop(), b""
+        """Send `payload` and read the answer until the other side closes, `limit` bytes or `wait` seconds a step."""
+        data = chunk = await self.step(payload, wait)
+        while chunk and len(data) < limit:
+            chunk = await self.step(b"", wait)
+            data += chunk
+        return data
+
+    async def step(self, payload: bytes, wait: float) -> bytes:
+        """Send `payload`, if any, and read once; empty when the other side is done or says nothing in `wait` seconds.
+
+        The receive window bounds what can arrive, and be acknowledged, between two readings: one lease covers it.
+        """
+        lease = await self.pacer.lease(self.host, EXCHANGE_COST if payload else EXCHANGE_COST - 1)
+        loop = asyncio.get_running_loop()
         try:
-            with contextlib.suppress(TimeoutError, OSError):
-                async with asyncio.timeout(wait):
+            async with asyncio.timeout(wait):
+                if payload:
                     await loop.sock_sendall(self.sock, payload)
-                    while len(data) < limit:
-                        chunk = await loop.sock_recv(self.sock, min(4096, limit - len(data)))
-                        if not chunk:
-                            break
-                        data += chunk
+                return await loop.sock_recv(self.sock, RECEIVE_BUFFER)
+        except (TimeoutError, OSError):
+            return b""
         finally:
             lease.settle(self.segments())
-        return data
 
     def segments(self) -> int:
         """Segments sent since this was last asked."""

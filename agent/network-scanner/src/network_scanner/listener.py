@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from network_scanner import bpf
+from network_scanner.addresses import format_mac
 from network_scanner.facts import Observation
 from network_scanner.interpret import interpret
 from network_scanner.link import Link, LinkError, no_permission
@@ -25,6 +26,7 @@ GROUPS6 = ("ff02::fb", "ff02::c", "ff02::1:3")
 IPV6_ADD_MEMBERSHIP = 20
 
 Handler = Callable[[Observation], None]
+Asked = Callable[[str], None]
 
 
 class Listener:
@@ -33,8 +35,13 @@ class Listener:
     def __init__(self, link: Link) -> None:
         """Open the socket and join the multicast groups devices introduce themselves to. Raises `LinkError`."""
         self.handlers: list[Handler] = []
+        self.asked: list[Asked] = []
+        """Called with the MAC address of whoever asks for ours: the kernel answers, and that is a packet of ours."""
+        self._target = socket.inet_aton(link.ip)
         self.frames = self.dropped = 0
         self.error = ""
+        self.joins = 0
+        """Groups joined; each makes the kernel send its membership report twice."""
         self._own = link.mac
         self._members: list[socket.socket] = []
         self._second, self._in_second = 0, 0
@@ -62,6 +69,7 @@ class Listener:
             request = socket.inet_aton(group) + socket.inet_aton(link.ip) + struct.pack("=i", index)
             with contextlib.suppress(OSError):
                 v4.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+                self.joins += 1
         if link.ipv6:
             v6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
             self._members.append(v6)
@@ -69,6 +77,7 @@ class Listener:
                 with contextlib.suppress(OSError):
                     request = socket.inet_pton(socket.AF_INET6, group) + struct.pack("=i", index)
                     v6.setsockopt(socket.IPPROTO_IPV6, IPV6_ADD_MEMBERSHIP, request)
+                    self.joins += 1
 
     def _read(self) -> None:
         for _ in range(FRAMES_PER_WAKE):
@@ -93,6 +102,10 @@ class Listener:
             self.dropped += 1
             return
         self.frames += 1
+        # An ARP request for our address.
+        if raw[12:14] == b"\x08\x06" and raw[20:22] == b"\0\x01" and raw[38:42] == self._target:
+            for asked in self.asked:
+                asked(format_mac(raw[6:12]))
         for observation in interpret(raw, now):
             if observation.mac == self._own:
                 continue

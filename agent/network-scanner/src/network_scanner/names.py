@@ -24,6 +24,8 @@ MDNS_TYPES = (
 )
 ANSWER_WAIT = 1.5
 """Seconds for answers to the multicast questions: SSDP's MX of 1 and some."""
+ANSWER_ROOM = 12
+"""Packets of each second kept free meanwhile."""
 
 
 async def ask_everybody(link: Link, pacer: Pacer) -> None:
@@ -34,6 +36,8 @@ async def ask_everybody(link: Link, pacer: Pacer) -> None:
         ("239.255.255.250", 3702, wsd.probe()),
     )
     sockets = []
+    # Whoever answers resolves our address first, and the kernel replies: leave room for that.
+    room = await pacer.lease("", ANSWER_ROOM)
     try:
         for group, port, payload in questions:
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -42,11 +46,11 @@ async def ask_everybody(link: Link, pacer: Pacer) -> None:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
             bind_socket(sock, link)
-            await pacer.spend("")
             with contextlib.suppress(OSError):
                 sock.sendto(payload, (group, port))
         await asyncio.sleep(ANSWER_WAIT)
     finally:
+        room.settle(len(sockets))
         for sock in sockets:
             sock.close()
 

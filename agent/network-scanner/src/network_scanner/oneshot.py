@@ -83,10 +83,10 @@ async def _scan(
     inventory.load(known)
     watch = Watch(inventory, gateway=link.gateway)
     listener.handlers.append(watch.take)
+    pacer = Pacer(min(options.rate, config.rate.packets_per_second), config.rate.packets_per_second_per_host)
+    listener.asked.append(pacer.record)
     scanner = Scanner(
-        link, listener, Pacer(min(options.rate, config.rate.packets_per_second),
-                              config.rate.packets_per_second_per_host),
-        inventory, watch, Exclusions.of(config), config.probing, progress,  # type: ignore[arg-type]
+        link, listener, pacer, inventory, watch, Exclusions.of(config), config.probing, progress,  # type: ignore[arg-type]
     )
     started = set(inventory.assets)
     try:

@@ -6,8 +6,9 @@ back. A lease weighs from the moment it is taken until one second after it is se
 second, wherever it starts, can hold more packets than the limit (`tests/network_scanner/test_pacer.py` proves it
 for arbitrary schedules; a capture proves it on a wire).
 
-The limits of the issue are 100 and 10. The leases stay below them (`SLACK_ALL`, `SLACK_HOST`), because the kernel
-adds what no program can lease: its own ARP requests, probes and replies for the addresses we talk to.
+The limits are 100 and 10. The leases stay below them (`SLACK_ALL`, `SLACK_HOST`), because the kernel adds what no
+program can lease: it answers and asks for addresses on its own. What it answers is seen by the listener and recorded
+here (`record`), so that it slows down what follows.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ LIMIT_HOST = 10
 """Packets in any second towards one host, at most, whatever the configuration says."""
 SLACK_ALL = 6
 SLACK_HOST = 3
-WINDOW = 1.02
-"""Seconds; 20 ms more than the promise, for the time between our clock and the wire."""
+SLACK_SWEEP = 3
+"""What is left of the rate while only ARP requests leave."""
+WINDOW = 1.01
+"""Seconds; 10 ms more than the promise, for the time between our clock and the wire."""
 BURST = 4
 """Packets that may leave back to back after a pause."""
 
@@ -47,9 +50,12 @@ class Budget:
             self.spent -= self.settled.popleft()[1]
         return self.leased + self.spent
 
-    def wait(self, now: float, count: int) -> float | None:
-        """Seconds until `count` more may fit, 0 when they do; None when only a settlement can tell."""
-        excess = self.used(now) + count - self.limit
+    def wait(self, now: float, count: int, extra: int = 0) -> float | None:
+        """Seconds until `count` more may fit, 0 when they do; None when only a settlement can tell.
+
+        `extra` raises the limit for this question.
+        """
+        excess = self.used(now) + count - self.limit - extra
         if excess <= 0:
             return 0.0
         for at, packets in self.settled:
@@ -101,32 +107,42 @@ class Pacer:
         self.capacity = max(rate - SLACK_ALL, 4)
         self.host_capacity = max(min(host_rate - SLACK_HOST, self.capacity), 2)
         self.sent = 0
+        self._sweep_extra = max(SLACK_ALL - SLACK_SWEEP, 0)
         self._all = Budget(self.capacity)
         self._hosts: dict[str, Budget] = {}
         self._clock = clock
         self._turn = asyncio.Lock()
         self._next = 0.0
 
-    async def lease(self, host: str, count: int) -> Lease:
+    async def lease(self, host: str, count: int, *, sweeping: bool = False) -> Lease:
         """Wait until `count` packets may go to `host` (empty: to nobody in particular, a broadcast).
 
         Never ask for a second lease while holding one: that could wait for itself. Raises `ValueError` when `count`
-        can never fit.
+        can never fit. `sweeping` uses the slack that ARP requests do not need.
         """
+        extra = self._sweep_extra if sweeping else 0
         if count > (self.host_capacity if host else self.capacity):
             raise ValueError(f"{count} packets never fit into {self.host_capacity} a second")
         while True:
             await self._wait(self._host(host) if host else None, count)
             async with self._turn:
-                await self._wait(self._all, count)
-                await self._smooth(count)
+                await self._wait(self._all, count, extra)
+                await self._smooth(count, extra)
                 budget = self._host(host) if host else None
                 if budget is None or budget.wait(self._clock(), count) == 0.0:
                     return self._grant(budget, count)
 
-    async def spend(self, host: str, count: int = 1) -> None:
+    async def spend(self, host: str, count: int = 1, *, sweeping: bool = False) -> None:
         """Wait until `count` packets may go, and count them as sent at once."""
-        (await self.lease(host, count)).settle(count)
+        if count:
+            (await self.lease(host, count, sweeping=sweeping)).settle(count)
+
+    def record(self, host: str, count: int = 1) -> None:
+        """Count packets that the kernel has sent for us without asking."""
+        now = self._clock()
+        self.sent += count
+        self._all.settle(0, count, now)
+        self._host(host).settle(0, count, now)
 
     def _grant(self, budget: Budget | None, count: int) -> Lease:
         self._all.lease(count)
@@ -144,9 +160,9 @@ class Pacer:
 
         return Lease(count, finish)
 
-    async def _wait(self, budget: Budget | None, count: int) -> None:
+    async def _wait(self, budget: Budget | None, count: int, extra: int = 0) -> None:
         while budget is not None:
-            delay = budget.wait(self._clock(), count)
+            delay = budget.wait(self._clock(), count, extra)
             if delay == 0.0:
                 return
             budget.changed.clear()
@@ -155,13 +171,13 @@ class Pacer:
             except TimeoutError:
                 continue
 
-    async def _smooth(self, count: int) -> None:
+    async def _smooth(self, count: int, extra: int) -> None:
         """Spread packets evenly instead of sending a second's worth at once."""
         now = self._clock()
         self._next = max(self._next, now - BURST / self.capacity)
         if self._next > now:
             await asyncio.sleep(self._next - now)
-        self._next += count / self.capacity
+        self._next += count / (self.capacity + extra)
 
     def _host(self, host: str) -> Budget:
         now = self._clock()

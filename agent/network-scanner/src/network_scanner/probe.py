@@ -7,7 +7,6 @@ weighed once more, and never of anything that may be a printer or a medical devi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import ssl
@@ -15,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from network_scanner import ports
-from network_scanner.connect import EXCHANGE_COST, Connection, PortState, connect
+from network_scanner.connect import Connection, PortState, connect
 from network_scanner.facts import Fact, FactKind, fact
 from network_scanner.link import Link
 from network_scanner.pacer import Pacer
@@ -24,7 +23,8 @@ from network_scanner.packets import PacketError, http, ssh, x509
 SILENT_LIMIT = 8
 """Ports without any answer in a row, after which the host is asked by ARP whether it is still well."""
 BANNER_WAIT = 1.0
-PAGE_WAIT = 2.0
+HANDSHAKE_STEPS = 12
+PAGE_WAIT = 1.5
 
 
 @dataclass
@@ -131,14 +131,10 @@ async def _ssh_key(connection: Connection, _: str) -> list[Fact]:
 
 
 async def _certificate(connection: Connection, _: str) -> list[Fact]:
-    lease = await connection.pacer.lease(connection.host, EXCHANGE_COST)
     try:
-        raw = await _handshake(connection)
-        certificate = x509.parse(raw)
-    except (PacketError, OSError, TimeoutError, ValueError):
+        certificate = x509.parse(await _handshake(connection))
+    except (PacketError, OSError, ValueError):
         return []
-    finally:
-        lease.settle(connection.segments())
     return [*fact(FactKind.TLS_NAME, certificate.name), *fact(FactKind.TLS_KEY, certificate.key)]
 
 
@@ -146,21 +142,18 @@ async def _handshake(connection: Connection) -> bytes:
     """The server's certificate. It is evidence, not trust: nothing is verified and nothing is sent over it."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = _context().wrap_bio(incoming, outgoing)
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(PAGE_WAIT):
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await loop.sock_sendall(connection.sock, outgoing.read())
-                received = await loop.sock_recv(connection.sock, 4096)
-                if not received:
-                    raise PacketError("the connection was closed during the handshake") from None
-                incoming.write(received)
-        with contextlib.suppress(ssl.SSLError):
-            tls.unwrap()
-        await loop.sock_sendall(connection.sock, outgoing.read())
+    for _ in range(HANDSHAKE_STEPS):
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            received = await connection.step(outgoing.read(), PAGE_WAIT)
+            if not received:
+                raise PacketError("the connection ended during the handshake") from None
+            incoming.write(received)
+    with contextlib.suppress(ssl.SSLError):
+        tls.unwrap()
+    await connection.step(outgoing.read(), BANNER_WAIT)
     return tls.getpeercert(binary_form=True) or b""
 
 

@@ -26,8 +26,11 @@ from network_scanner.sweep import Sweeper, SweepResult
 
 MAX_ADDRESSES = 4096
 """Addresses of one sweep (a /20): at 100 a second already over a minute."""
-VISITS = 48
-"""Hosts visited at the same time."""
+VISITS = 64
+"""Hosts visited at the same time, at most."""
+VISIT_SPACING = 0.1
+"""Seconds between the starts of two visits. A host visited probes our address some seconds later (it answers to one
+it has not confirmed): hosts started together would make the kernel answer them together, beside the pacer."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,9 +73,17 @@ class Scanner:
         before = self.pacer.sent
         summary = ScanSummary(secrets.token_hex(8), time.time(), None, str(network), 0, 0)
         error, up = "", 0
+        # The listener's membership reports leave in the first seconds; they count like everything else.
+        await self.pacer.spend("", 2 * self.listener.joins)
+        self.listener.joins = 0
         try:
-            found = await self._sweep(network)
-            up = len(found)
+            asking = asyncio.create_task(self._ask_names()) if full else None
+            try:
+                found = await self._sweep(network)
+                up = len(found)
+            finally:
+                if asking is not None:
+                    await asking
             if full:
                 await self._inventory(found)
         except (LinkError, OSError) as problem:
@@ -96,14 +107,14 @@ class Scanner:
             result = await sweeper.sweep(
                 addresses, excluded=skipped, progress=lambda done, total: self.progress("sweep", done, total)
             )
-            if not skipped:
-                await sweeper.ask_ipv6(self._known_ipv6())
+            found = self._judge(result, set(addresses) - skipped)
+            await sweeper.ask_ipv6(self._only_ipv6())
+            return found
         except BaseException:
             self.watch.sweep_failed()
             raise
         finally:
             sweeper.close()
-        return self._judge(result, set(addresses) - skipped)
 
     def _judge(self, result: SweepResult, asked: set[str]) -> dict[str, str]:
         now = time.time()
@@ -116,18 +127,29 @@ class Scanner:
         self.inventory.sweep_finished(set(found), asked, now)
         return found
 
-    def _known_ipv6(self) -> list[str]:
-        known = (ip for asset in self.inventory.assets.values() if not self.excluded(asset) for ip in asset.ips)
-        return [ip for ip in known if ":" in ip][:256]
+    def _only_ipv6(self) -> list[str]:
+        """Addresses of devices that ARP cannot reach."""
+        found: list[str] = []
+        for asset in self.inventory.assets.values():
+            current = asset.current_ips()
+            if not self.excluded(asset) and all(":" in ip for ip in current):
+                found += current[:2]
+        return found[:256]
 
-    async def _inventory(self, found: dict[str, str]) -> None:
-        nobody_excluded = not self.exclusions.macs and not self.exclusions.networks and not any(
+    async def _ask_names(self) -> None:
+        """The multicast questions, unless a device is excluded: nobody can be left out of a multicast.
+
+        Asked while the sweep runs, so that the answers are in before the first connection.
+        """
+        excluded = self.exclusions.macs or self.exclusions.networks or any(
             asset.policy is ScanPolicy.EXCLUDED for asset in self.inventory.assets.values()
         )
-        if self.probing.ask_names and nobody_excluded:
+        if self.probing.ask_names and not excluded:
             self.progress("names", 0, 1)
             await names.ask_everybody(self.link, self.pacer)
             self.progress("names", 1, 1)
+
+    async def _inventory(self, found: dict[str, str]) -> None:
         if self.probing.connect:
             await self._visit_all(found)
         if self.probing.ask_names:
@@ -140,8 +162,10 @@ class Scanner:
 
         async def one(ip: str, mac: str) -> None:
             nonlocal done
-            async with room:
+            try:
                 await self._visit(sweeper, ip, mac)
+            finally:
+                room.release()
             done += 1
             self.progress("visits", done, len(targets))
 
@@ -149,7 +173,9 @@ class Scanner:
         try:
             async with asyncio.TaskGroup() as group:
                 for ip, mac in targets:
+                    await room.acquire()
                     group.create_task(one(ip, mac))
+                    await asyncio.sleep(VISIT_SPACING)
         except* (LinkError, OSError) as problems:
             raise LinkError(str(problems.exceptions[0])) from None
         finally:

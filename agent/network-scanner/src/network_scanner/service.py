@@ -245,6 +245,7 @@ class Service:
         self.watch.gateway = link.gateway
         self._remember_gateway(link)
         listener.handlers.append(self.watch.take)
+        listener.asked.append(self.pacer.record)
         self.link, self.listener, self.problems["link"] = link, listener, ""
         log.info("listening on %s (%s)", link.name, link.network)
 

@@ -1,16 +1,18 @@
-"""Who is there: ARP requests to every address, paced, and one question by IPv6.
+"""Who is there: ARP requests to every address, paced, and neighbour solicitations for what only has IPv6.
 
-The time is n x interval + the wait for the last answers, twice (the second time only for those that kept silent: a
-sleeping wireless client misses the first request).
+The time is n x interval + the wait for the last answers. Those that kept silent are asked a second time (a sleeping
+wireless client misses the first request), each once its own wait is over, so that the passes overlap.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from network_scanner.addresses import BROADCAST_MAC
 from network_scanner.facts import Observation
 from network_scanner.link import Link, LinkError, is_running, send_socket
 from network_scanner.listener import Listener
@@ -19,8 +21,10 @@ from network_scanner.packets import ndp
 from network_scanner.packets.ethernet import arp_request
 
 REPLY_WAIT = 0.5
-"""Seconds for the last answers after each pass."""
+"""Seconds that an address has for its answer before it is asked again, or the sweep ends."""
 PASSES = 2
+NEIGHBOUR_PACKETS = 3
+"""The solicitation, and what the kernel sends when the neighbour probes us some seconds later."""
 PROXY_THRESHOLD = 16
 """Addresses that one MAC address may answer for before it is taken for a proxy (a router's proxy ARP answers all)."""
 
@@ -88,27 +92,26 @@ class Sweeper:
 
         self._listener.handlers.append(answered)
         try:
+            asked_at: dict[str, float] = {}
             for number in range(PASSES):
-                silent = [ip for ip in targets if ip not in result.answers]
-                for done, ip in enumerate(silent):
-                    await self.request(ip)
-                    result.asked += 1
-                    progress(number * len(targets) + done + 1, PASSES * len(targets))
-                if silent:
-                    await asyncio.sleep(REPLY_WAIT)
+                for done, ip in enumerate(targets, 1):
+                    await asyncio.sleep(max(asked_at.get(ip, 0.0) + REPLY_WAIT - time.monotonic(), 0.0))
+                    if ip not in result.answers:
+                        await self.request(ip, sweeping=True)
+                        asked_at[ip] = time.monotonic()
+                        result.asked += 1
+                    progress(number * len(targets) + done, PASSES * len(targets))
+            await asyncio.sleep(REPLY_WAIT)
         finally:
             self._listener.handlers.remove(answered)
         wanted = set(targets)
         result.answers = {ip: macs for ip, macs in result.answers.items() if ip in wanted}
         return result
 
-    async def request(self, ip: str, mac: str = "") -> None:
-        """One paced ARP request, to `mac` alone when given. Raises `LinkError` when the link is down."""
-        await self._pacer.spend(mac or ip)
-        frame = arp_request(self._link.mac, self._link.ip, ip, mac) if mac else arp_request(
-            self._link.mac, self._link.ip, ip
-        )
-        self._send(frame)
+    async def request(self, ip: str, mac: str = BROADCAST_MAC, *, sweeping: bool = False) -> None:
+        """One paced ARP request, broadcast or to `mac` alone. Raises `LinkError` when the link is down."""
+        await self._pacer.spend(ip if mac == BROADCAST_MAC else mac, sweeping=sweeping)
+        self._send(arp_request(self._link.mac, self._link.ip, ip, mac))
 
     async def alive(self, ip: str, mac: str, wait: float = 0.7) -> bool:
         """Whether the device still answers ARP: asked directly, then by broadcast, `wait` seconds each."""
@@ -120,7 +123,7 @@ class Sweeper:
 
         self._listener.handlers.append(answered)
         try:
-            for target in (mac, ""):
+            for target in (mac, BROADCAST_MAC):
                 await self.request(ip, target)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(seen.wait(), wait)
@@ -129,17 +132,16 @@ class Sweeper:
         finally:
             self._listener.handlers.remove(answered)
 
-    async def ask_ipv6(self, known: Collection[str] = ()) -> None:
-        """One echo request to all nodes, and a neighbour solicitation for each address already known.
+    async def ask_ipv6(self, known: Collection[str]) -> None:
+        """A neighbour solicitation for each address already known. Raises `LinkError` when the link is down.
 
-        A /64 cannot be swept. Raises `LinkError` when the link is down.
+        A /64 cannot be swept, and an echo to all nodes makes every one of them resolve and probe us, three bursts of
+        answers that nobody could pace. New IPv6 neighbours are heard: each announces itself when it comes.
         """
         if not self._link.ipv6:
             return
-        await self._pacer.spend("")
-        self._send(ndp.all_nodes_echo(self._link.mac, self._link.ipv6))
         for address in known:
-            await self._pacer.spend(address)
+            await self._pacer.spend(address, NEIGHBOUR_PACKETS)
             self._send(ndp.solicitation(self._link.mac, self._link.ipv6, address))
 
     def _send(self, frame: bytes) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from network_scanner.packets import PacketError
 from network_scanner.text import BANNER_LIMIT, clean
 
-MAX_BYTES = 16384
+MAX_BYTES = 8192
 """Bytes of an answer that are read at most."""
 _TITLE = re.compile(rb"<title[^>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
 

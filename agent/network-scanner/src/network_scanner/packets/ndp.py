@@ -1,4 +1,4 @@
-"""IPv6 neighbour discovery (RFC 4861): who has which IPv6 address, and one question to all of them."""
+"""IPv6 neighbour discovery (RFC 4861): who has which IPv6 address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from network_scanner.packets import PacketError
 from network_scanner.packets.ethernet import ICMPV6, IPV6
 
 ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT, SOLICITATION, ADVERTISEMENT = 133, 134, 135, 136
-ECHO_REQUEST, ECHO_REPLY = 128, 129
 
 _OPTIONS_AT = {ROUTER_SOLICITATION: 8, ROUTER_ADVERTISEMENT: 16, SOLICITATION: 24, ADVERTISEMENT: 24}
 
@@ -27,12 +26,10 @@ class Neighbour:
 
 
 def parse_icmpv6(source_ip: str, raw: bytes) -> Neighbour:
-    """Read a neighbour discovery message or an echo reply. Raises `PacketError` for any other."""
+    """Read a neighbour discovery message. Raises `PacketError` for any other."""
     if len(raw) < 8:
         raise PacketError("ICMPv6 message too short")
     kind = raw[0]
-    if kind == ECHO_REPLY:
-        return Neighbour(kind, source_ip, "", False)
     start = _OPTIONS_AT.get(kind)
     if start is None or len(raw) < start:
         raise PacketError(f"ICMPv6 type {kind} with {len(raw)} bytes")
@@ -52,18 +49,6 @@ def _link_layer(options: bytes, wanted: int) -> str:
             return format_mac(options[at + 2 : at + 8])
         at += size
     return ""
-
-
-def link_local(mac: str) -> str:
-    """The link-local address made of a MAC address (modified EUI-64, RFC 4291 appendix A)."""
-    raw = mac_bytes(mac)
-    interface = bytes([raw[0] ^ 2]) + raw[1:3] + b"\xff\xfe" + raw[3:]
-    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + interface))
-
-
-def all_nodes_echo(source_mac: str, source_ip: str) -> bytes:
-    """One echo request to all nodes of the link (ff02::1), as a frame: the one active question IPv6 gets."""
-    return _icmpv6(source_mac, source_ip, "33:33:00:00:00:01", "ff02::1", bytes([ECHO_REQUEST, 0]), b"\x4e\x53\0\x01")
 
 
 def solicitation(source_mac: str, source_ip: str, target_ip: str) -> bytes:
