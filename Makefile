@@ -51,7 +51,7 @@ nix-check: $(SETUP)
 	@NIXPKGS="$(NIXPKGS)" bash vm-tests/nixos/check
 
 bench: $(SETUP)
-	@$(PYTHON) -m benchmarks
+	@PYTHONPATH=vm-tests:. $(PYTHON) -m benchmarks
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

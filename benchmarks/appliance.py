@@ -1,0 +1,82 @@
+"""The compliance agent and the portal in the virtual T640, and a full check pass beside Lynis on this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.rows import Row
+from t640.machine import Machine
+from t640.run import base_disk
+from t640.session import open_session
+from t640.world import SERVICES, World
+
+SETTLED = "systemctl is-system-running | grep -qE 'running|degraded' && test -z \"$(systemctl list-jobs --no-legend)\""
+RUN_CHECKS = "compliance-agent check --json > /dev/null"
+
+
+def measure() -> Iterator[Row]:
+    """Memory and check pass on the appliance itself, then the pass beside Lynis where both run on this machine."""
+    yield from on_the_appliance()
+    yield from beside_lynis()
+
+
+def on_the_appliance() -> Iterator[Row]:
+    """Boot the stand-in, let it enrol, check and settle, and read the kernel's figures."""
+    with open_session() as session:
+        world = World(session, hosts=())
+        with world.appliance(base_disk("standin")) as machine:
+            machine.start()
+            machine.wait_for_boot()
+            for unit in SERVICES:
+                machine.wait_for_unit(unit)
+            world.wait_for_device()
+            machine.wait_until_succeeds("compliance-agent status --json | grep -q '\"checks_at\": *[0-9]'")
+            machine.wait_until_succeeds(SETTLED)
+            guest = "no rival runs in the guest"
+            for unit, bound in zip(SERVICES, (60.0, 40.0, 40.0), strict=True):
+                pid = machine.get_unit_property(unit, "MainPID").strip()
+                kibibytes = int(machine.succeed(f"awk '/^VmRSS/ {{print $2}}' /proc/{pid}/status"))
+                name = f"{unit.removesuffix('.service')}: idle RSS"
+                yield Row(name, "MiB", kibibytes / 1024, None, guest, bound=bound)
+            yield Row("full check pass on the appliance (emulated)", "s", _seconds(machine), None, guest, bound=5.0)
+
+
+def _seconds(machine: Machine) -> float:
+    """Seconds one pass takes inside the guest, by the guest's clock, of three the median."""
+    script = f"s=$(date +%s.%N); {RUN_CHECKS} || true; e=$(date +%s.%N); echo $s $e"
+    times = []
+    for _ in range(3):
+        start, end = (float(word) for word in machine.succeed(script).split())
+        times.append(end - start)
+    return sorted(times)[1]
+
+
+def beside_lynis() -> Iterator[Row]:
+    """One pass of every check as a whole process, and Lynis's audit, on the same machine one after the other."""
+    lynis = shutil.which("lynis", path="/usr/sbin:/usr/bin")
+    if lynis is None:
+        raise RuntimeError("Lynis is not installed; `make setup` installs it")
+    ours = _process([str(Path(sys.executable).with_name("compliance-agent")), "check", "--json"])
+    theirs = _process([lynis, "audit", "system", "--quick", "--quiet", "--no-colors"])
+    yield Row("full check pass on this machine", "s", ours[0], theirs[0], "Lynis", bound=5.0)
+    yield Row("full check pass: peak RSS", "MiB", ours[1], theirs[1], "Lynis, largest process")
+
+
+def _process(command: list[str]) -> tuple[float, float]:
+    """Wall seconds and peak RSS in MiB of a command and its children."""
+    timer = (
+        f"import resource, subprocess; n = subprocess.DEVNULL; subprocess.run({command!r}, stdin=n, stdout=n, stderr=n);"
+        " print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", timer], capture_output=True, text=True, check=True)
+    seconds = time.monotonic() - start
+    found = re.search(r"\d+", done.stdout)
+    assert found is not None
+    return seconds, int(found.group()) / 1024
