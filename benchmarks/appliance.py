@@ -71,7 +71,8 @@ def beside_lynis() -> Iterator[Row]:
 def _process(command: list[str]) -> tuple[float, float]:
     """Wall seconds and peak RSS in MiB of a command and its children."""
     timer = (
-        f"import resource, subprocess; n = subprocess.DEVNULL; subprocess.run({command!r}, stdin=n, stdout=n, stderr=n);"
+        "import resource, subprocess; n = subprocess.DEVNULL;"
+        f" subprocess.run({command!r}, stdin=n, stdout=n, stderr=n);"
         " print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     start = time.monotonic()
