@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -106,3 +108,24 @@ def test_unknown_fields_are_ignored_and_missing_optional_ones_have_defaults() ->
 def test_an_error_names_the_place() -> None:
     with pytest.raises(WireError, match=r"\$\.expires_at"):
         decode(b'{"order_id":"o","device_id":"d","type":"update","issued_at":1,"expires_at":"soon"}', Order)
+
+
+def test_models_may_be_read_for_the_first_time_by_many_threads_at_once() -> None:
+    # msgspec by itself ends the whole process here (SIGSEGV), so it happens in a process of its own.
+    program = """
+import dataclasses, sys, threading
+from appliance_protocol.wire import decode
+sys.setswitchinterval(1e-6)
+for number in range(60):
+    fields = [(f"f{index}", "int", 0) for index in range(30)]
+    model = dataclasses.make_dataclass(f"Model{number}", fields, frozen=True)
+    model.__module__ = "__main__"
+    barrier = threading.Barrier(6)
+    def read():
+        barrier.wait()
+        assert decode(b'{"f0": 1}', model).f0 == 1
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

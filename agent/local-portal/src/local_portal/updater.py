@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from appliance_protocol.wire import prepare
 from local_portal.backends import Reading
 from local_portal.moments import parse
 
@@ -121,6 +122,10 @@ class UpdateEvent:
     def happened_at(self) -> float | None:
         """When it happened, in seconds since the epoch."""
         return parse(self.at)
+
+
+# Pages are made in several threads, see `prepare`.
+prepare(UpdaterStatus, UpdateEvent)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,13 @@ import msgspec
 from sqlite_utils import Database
 
 from appliance_protocol.inventory import DeviceClass, DeviceEvent, Presence, ScanPolicy, ScanSummary
+from appliance_protocol.wire import prepare
 from network_scanner.asset import Asset, Seen
 from network_scanner.facts import Fact, FactKind
 from network_scanner.inventory import Happening, Inventory
+
+# Read in several threads below, see `prepare`.
+prepare(ScanSummary)
 
 VERSION = 1
 MAX_EVENTS = 20_000
