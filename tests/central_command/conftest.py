@@ -52,6 +52,21 @@ def central(request: pytest.FixtureRequest, make_central: MakeCentral) -> Centra
     return make_central(request.param).start()
 
 
+STRICT = """
+[limits]
+enrolment_failures = 3
+login_failures = 9
+device_rate = 0.01
+device_burst = 3
+"""
+
+
+@pytest.fixture(scope="session")
+def strict_central(make_central: MakeCentral) -> Central:
+    """A running server with limits that a test reaches."""
+    return make_central("sqlite", STRICT).start()
+
+
 @pytest.fixture(scope="session")
 def sqlite_central(make_central: MakeCentral) -> Central:
     """A running server of its own on SQLite, for what does not depend on the database."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import concurrent.futures
 import contextlib
 import datetime
 import ipaddress
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,7 +33,16 @@ from cryptography.x509.oid import NameOID
 from appliance_protocol import device_api
 from appliance_protocol.clock import ClockReading, ClockState
 from appliance_protocol.device_api import CheckIn, CheckInReply, EnrolmentReply, EnrolmentRequest, EvidenceReceipt
-from appliance_protocol.envelope import Envelope, PayloadType, open_as, parse, seal
+from appliance_protocol.envelope import (
+    Envelope,
+    PayloadType,
+    Signature,
+    open_as,
+    parse,
+    peek,
+    pre_authentication_encoding,
+    seal,
+)
 from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, Release, payload_digest
 from appliance_protocol.keys import PrivateKey, PublicKey
 from appliance_protocol.orders import Order, OrderResult, OrderState
@@ -37,6 +50,7 @@ from appliance_protocol.verdict import CheckResult, Citation, Coverage, Framewor
 from central_command import accounts, migrate, sites
 from central_command.accounts import Role
 from central_command.audit import Actor
+from central_command.cli import main
 from central_command.database import Database
 
 PROGRAM = Path(sys.executable).with_name("central-command")
@@ -48,8 +62,6 @@ TESTER = Actor("tester")
 def do(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine from a plain test, also where another loop runs in this thread (playwright's)."""
     box: list[Any] = []
-    import threading
-
     def run() -> None:
         try:
             box.append(asyncio.run(work))
@@ -181,6 +193,7 @@ class Central:
     config: str = GENEROUS
     url: str = ""
     process: subprocess.Popen[str] | None = None
+    logins: dict[Role, tuple[dict[str, str], str]] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         (self.data.parent / f"{self.data.name}.toml").write_text(self.config)
@@ -227,6 +240,13 @@ class Central:
             [*self.arguments(), *arguments], input=stdin, capture_output=True, text=True, env=self.environment(),
             timeout=60,
         )
+
+    def cli_here(self, *arguments: str) -> Result:
+        """The same command inside this process, which saves the start of another."""
+        arguments = tuple(self.arguments()[1:]) + arguments
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            # In a thread: another test module's event loop (playwright's) may run in this one.
+            return pool.submit(CliRunner().invoke, main, arguments, env=self.environment()).result()
 
     # What a test needs to know or to have made without a second process.
 
@@ -325,6 +345,12 @@ class DeviceClient:
         assert self.server_key is not None
         return open_as(envelope, PayloadType.REPLY, [self.server_key], model)
 
+    def sealed(self, kind: PayloadType, body: bytes) -> bytes:
+        """Any bytes at all, correctly signed: what a broken or conquered appliance can send."""
+        signature = base64.b64encode(self.key.sign(pre_authentication_encoding(kind.value, body))).decode()
+        signed = (Signature(self.key.public.key_id, signature),)
+        return Envelope(kind.value, base64.b64encode(body).decode(), signed).to_bytes()
+
     def request(self, code: str) -> EnrolmentRequest:
         return EnrolmentRequest(
             code=code, public_key=self.key.public.text, hostname=self.hostname, release=RELEASE,
@@ -345,8 +371,6 @@ class DeviceClient:
     @staticmethod
     def server_key_of(envelope: Envelope) -> PublicKey:
         """The first reply is trusted because TLS is: it names the key that it is itself signed with."""
-        from appliance_protocol.envelope import peek
-
         return PublicKey.from_text(peek(envelope, EnrolmentReply).server_keys[0])
 
     def clock(self) -> ClockReading:
@@ -414,12 +438,20 @@ def check_result(
 class Person:
     """A session at the dashboard as a browser would hold it: cookies, Origin, the form's CSRF token."""
 
-    def __init__(self, central: Central, role: Role | None = Role.ADMIN) -> None:
+    def __init__(self, central: Central, role: Role | None = Role.ADMIN, *, fresh: bool = False) -> None:
         self.central = central
         self.session = new_session(central.certificates)
         self.session.headers["Accept"] = "text/html"
-        if role is not None:
+        self._csrf = ""
+        if role is None:
+            return
+        # Argon2id is slow on purpose; tests that do not end the session share one login a role.
+        if fresh or role not in central.logins:
             assert self.log_in(role.value, PASSWORD).status_code == 303
+        if not fresh:
+            cookies, self._csrf = central.logins.get(role) or (dict(self.session.cookies), self.csrf)
+            central.logins[role] = (cookies, self._csrf)
+            self.session.cookies.update(cookies)
 
     def log_in(self, name: str, password: str, **more: Any) -> requests.Response:
         return self.post("/login", {"name": name, "password": password}, **more)
@@ -437,8 +469,9 @@ class Person:
 
     @property
     def csrf(self) -> str:
-        page = self.get("/devices").text
-        return page.split('name="csrf" value="', 1)[1].split('"', 1)[0]
+        if not self._csrf:
+            self._csrf = self.get("/sites").text.split('name="csrf" value="', 1)[1].split('"', 1)[0]
+        return self._csrf
 
     def submit(self, path: str, **fields: str) -> requests.Response:
         return self.post(path, {"csrf": self.csrf, **fields})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import urllib.parse
 from typing import Any
@@ -13,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance_protocol import device_api
-from appliance_protocol.envelope import Envelope, PayloadType, Signature, pre_authentication_encoding, seal
-from central_command.dashboard import render
+from appliance_protocol.envelope import PayloadType, seal
+from central_command import shown
 from tests.central_command.rig import Central, DeviceClient, Person
 
 PATHS = {
@@ -32,15 +31,6 @@ anything = st.recursive(
     st.none() | st.booleans() | number | text,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=12,
 )
-
-
-def sealed(device: DeviceClient, kind: PayloadType, body: bytes) -> bytes:
-    """Any bytes at all, correctly signed by the device: what a broken or conquered appliance can send."""
-    signature = device.key.sign(pre_authentication_encoding(kind.value, body))
-    encode = base64.b64encode
-    return Envelope(
-        kind.value, encode(body).decode(), (Signature(device.key.public.key_id, encode(signature).decode()),)
-    ).to_bytes()
 
 
 def good_payload(device: DeviceClient, path: str) -> dict[str, Any]:
@@ -120,7 +110,7 @@ def test_signed_payloads_with_one_wrong_field(device: DeviceClient, path: str, d
     plain = good_payload(device, path)
     place = anywhere(plain, data.draw(SHARE))
     body = json.dumps(replaced(plain, place, data.draw(anything))).encode("utf-8", "replace")
-    check(device.post(path, sealed(device, PATHS[path], body)), (200,))
+    check(device.post(path, device.sealed(PATHS[path], body)), (200,))
 
 
 @FUZZ
@@ -133,10 +123,10 @@ def test_signed_bundles_with_one_wrong_field_never_lose_the_good_one_after_them(
     plain = json.loads(good.payload_bytes)
     place = anywhere(plain, data.draw(SHARE))
     body = json.dumps(replaced(plain, place, data.draw(anything))).encode("utf-8", "replace")
-    bad = json.loads(sealed(fresh, PayloadType.EVIDENCE, body))
+    bad = json.loads(fresh.sealed(PayloadType.EVIDENCE, body))
     upload = {"device_id": fresh.device_id, "bundles": [bad, msgspec.to_builtins(good)]}
     answer = fresh.post(
-        device_api.EVIDENCE, sealed(fresh, PayloadType.EVIDENCE_UPLOAD, json.dumps(upload).encode())
+        device_api.EVIDENCE, fresh.sealed(PayloadType.EVIDENCE_UPLOAD, json.dumps(upload).encode())
     )
     assert answer.status_code == 200, answer.text
     assert fresh.check_in().evidence_head.sequence == 1
@@ -210,4 +200,4 @@ ADMIN: dict[str, Person] = {}
 
 @given(st.floats() | st.none())
 def test_any_time_a_device_names_can_be_shown(at: float | None) -> None:
-    assert isinstance(render.when(at), str) and isinstance(render.iso(at), str) and isinstance(render.span(at), str)
+    assert isinstance(shown.when(at), str) and isinstance(shown.iso(at), str) and isinstance(shown.span(at), str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from appliance_protocol import device_api
 from appliance_protocol.envelope import PayloadType, seal
 from appliance_protocol.keys import PrivateKey
 from central_command.tables import audit, devices, enrolment_codes
+from tests.central_command.conftest import STRICT, MakeCentral
 from tests.central_command.rig import Central, DeviceClient, Refused
 
 
@@ -136,13 +138,13 @@ def test_a_key_written_in_another_base64_spelling_is_the_same_key(central: Centr
     twin = text[:-2] + alphabet[alphabet.index(text[-2]) ^ 1] + "="
     request = replace(device.request(code), public_key=twin)
     reply = device.post(device_api.ENROL, seal(request, PayloadType.ENROLMENT, device.key).to_bytes())
-    assert reply.status_code == 200 and first.device_id.encode() in __import__("base64").b64decode(
+    assert reply.status_code == 200 and first.device_id.encode() in base64.b64decode(
         reply.json()["payload"]
     )
 
 
-def test_guessing_codes_is_stopped_after_a_few_tries(make_central) -> None:  # type: ignore[no-untyped-def]
-    strict = make_central("sqlite", "[limits]\nenrolment_failures = 3\n").start()
+def test_guessing_codes_is_stopped_after_a_few_tries(make_central: MakeCentral) -> None:
+    strict = make_central("sqlite", STRICT).start()
     device = DeviceClient(strict)
     seen = []
     for _ in range(5):

@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from appliance_protocol.envelope import PayloadType, parse, seal
-from appliance_protocol.evidence import ChainHead, verify_chain
+from appliance_protocol.clock import ClockReading, ClockState
+from appliance_protocol.envelope import PayloadType, parse, peek, seal
+from appliance_protocol.evidence import ChainHead, EvidenceBundle, verify_chain
 from appliance_protocol.keys import PrivateKey
 from central_command import verification
 from central_command.tables import evidence
@@ -99,9 +100,6 @@ def test_a_bundle_that_names_another_predecessor_is_refused(central: Central) ->
 def test_a_bundle_signed_by_another_key_is_refused(central: Central) -> None:
     device = central.device()
     bundle = parse(device.bundle(head=ChainHead()).to_bytes())
-    from appliance_protocol.envelope import peek
-    from appliance_protocol.evidence import EvidenceBundle
-
     forged = seal(peek(bundle, EvidenceBundle), PayloadType.EVIDENCE, PrivateKey.generate())
     receipt = device.upload(forged)
     assert "bad-signature" in receipt.refused[0] and incidents_of(device) == {"evidence-bad-signature": 1}
@@ -164,8 +162,6 @@ def test_the_database_itself_refuses_to_change_or_delete_evidence(central: Centr
 
 
 def test_evidence_with_the_clock_at_1970_is_taken_and_marked(central: Central) -> None:
-    from appliance_protocol.clock import ClockReading, ClockState
-
     device = central.device()
     device.upload(device.bundle(clock=ClockReading(12.0, 5.0, "boot", ClockState.UNSYNCHRONISED)))
     row = central.query(sa.select(evidence).where(evidence.c.device_id == device.device_id))[0]

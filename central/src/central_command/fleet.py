@@ -6,7 +6,7 @@ import enum
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -104,6 +104,13 @@ def _view(row: Mapping[str, Any], now: float, settings: Settings) -> DeviceView:
     }
     plain = {name: row[name] for name in DeviceView.__dataclass_fields__ if name not in made}
     return DeviceView(**plain, **made)
+
+
+def describe(view: DeviceView) -> dict[str, Any]:
+    """A device as JSON; the raw report is left out, the score gets its percentage."""
+    shown = asdict(view)
+    del shown["report"]
+    return {**shown, "score": {**shown["score"], "percent": view.score.percent}}
 
 
 async def every(

@@ -13,7 +13,7 @@ from central_command import fleet, incidents, intake, orders, sites
 from central_command.accounts import Role
 from central_command.audit import Actor
 from central_command.dashboard import access
-from central_command.fleet import DeviceView, FleetError
+from central_command.fleet import DeviceView, FleetError, describe
 from central_command.foreign import is_id
 from central_command.orders import OrderConflict, OrderError, OrderView, UnknownOrder
 from central_command.problems import ProblemError
@@ -73,13 +73,6 @@ class Api:
             return await fleet.find(connection, self.services.settings, device_id)
         except FleetError as error:
             raise ProblemError(404, str(error)) from error
-
-
-def describe(view: DeviceView) -> dict[str, Any]:
-    """A device as JSON; the raw report is left out, the score gets its percentage."""
-    shown = asdict(view)
-    del shown["report"]
-    return {**shown, "score": {**shown["score"], "percent": view.score.percent}}
 
 
 def router(services: Services) -> APIRouter:

@@ -10,10 +10,9 @@ import click
 from appliance_protocol.orders import OrderType
 from central_command import fleet, incidents, orders, signing, sites
 from central_command.cli.common import Context, actor, command_options, run, tell, tell_rows
-from central_command.dashboard.render import ago, percent, when
-from central_command.fleet import DeviceView
-from central_command.operator_api import describe
+from central_command.fleet import DeviceView, Liveness, describe
 from central_command.orders import OrderView
+from central_command.shown import ago, percent, when
 from central_command.sites import EnrolmentCode, Site
 
 
@@ -110,7 +109,7 @@ def device() -> None:
 
 @device.command(name="list")
 @click.option("--text", default="", help="Part of a name, id, serial, version or MAC address.")
-@click.option("--state", default="", type=click.Choice(["", *fleet.Liveness]), help="online, late, offline …")
+@click.option("--state", default="", type=click.Choice(["", *(state.value for state in Liveness)]), help="Only these.")
 @command_options
 def list_devices(context: Context, text: str, state: str) -> None:
     """Show every device with how it is."""
@@ -192,7 +191,7 @@ def order() -> None:
 
 @order.command(name="create")
 @click.argument("device_id")
-@click.argument("order_type", type=click.Choice(list(OrderType)))
+@click.argument("order_type", type=click.Choice([kind.value for kind in OrderType]))
 @click.option("--version", default="", help="With update: which release (else the assigned one).")
 @click.option("--hours", type=click.FloatRange(min=0.01, max=720), help="How long it may wait for the device (24).")
 @command_options

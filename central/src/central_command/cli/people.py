@@ -9,7 +9,7 @@ import click
 from central_command import accounts, audit, sessions
 from central_command.accounts import Role, User
 from central_command.cli.common import Context, actor, command_options, run, tell, tell_rows
-from central_command.dashboard.render import when
+from central_command.shown import when
 
 _ROLES = click.Choice([role.value for role in Role])
 

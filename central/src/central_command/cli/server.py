@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from central_command import migrate
-from central_command import serve as server
 from central_command.cli.common import UNUSABLE, Context, command_options, fail, run, tell
 from central_command.database import Database
 
@@ -20,6 +19,9 @@ def serve(
     context: Context, host: str | None, port: int | None, tls_cert: str | None, tls_key: str | None
 ) -> None:
     """Run the server until it is told to stop. Brings the database to the right schema first."""
+    # Here, not above: the web framework takes most of a second to import, which no other command needs.
+    from central_command import serve as server
+
     server.logging_to_stderr()
     settings = context.settings(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key)
     try:
