@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tuf.api.metadata import Metadata, Root
+
 from appliance_release import keys
 from appliance_release.repository import Repository
 from appliance_update.updater import Failure, Outcome, UpdateError
-from tuf.api.metadata import Metadata, Root
-
 from tests.appliance_update.conftest import V1, V2, V3, World
 from tests.appliance_update.simulator import boot, make_build
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from appliance_update import faults, transfer
 from appliance_update.layout import Role
 from appliance_update.record import State
 from appliance_update.updater import Failure, Outcome, UpdateError
-
 from tests.appliance_update.conftest import V1, V2, World
 from tests.appliance_update.simulator import boot, make_build
 
@@ -195,7 +195,7 @@ def test_a_full_esp_is_found_before_anything_is_taken_away(world: World) -> None
         world.device.uki_directory.mkdir(parents=True)
         (world.device.uki_directory / f"t640_{V1}.efi").write_bytes(b"running")
         world.publish(V2)
-        with pytest.raises(UpdateError, match="ESP at .* has room for"):
+        with pytest.raises(UpdateError, match=r"ESP at .* has room for"):
             world.updater().run()
         assert world.device.writes == 0
         assert world.device.ukis() == [f"t640_{V1}.efi"]
