@@ -116,10 +116,13 @@ def test_models_may_be_read_for_the_first_time_by_many_threads_at_once() -> None
 import dataclasses, sys, threading
 from appliance_protocol.wire import decode
 sys.setswitchinterval(1e-6)
-for number in range(60):
-    fields = [(f"f{index}", "int", 0) for index in range(30)]
+for number in range(100):
+    fields = [(f"f{index}", "int", 0) for index in range(20)]
+    inner = dataclasses.make_dataclass(f"Inner{number}", fields, frozen=True)
+    globals()[inner.__name__] = inner
+    fields.append(("inner", f"{inner.__name__} | None", None))
     model = dataclasses.make_dataclass(f"Model{number}", fields, frozen=True)
-    model.__module__ = "__main__"
+    inner.__module__ = model.__module__ = "__main__"
     barrier = threading.Barrier(6)
     def read():
         barrier.wait()
