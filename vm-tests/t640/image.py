@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,25 +71,28 @@ def key(recipe: Recipe) -> str:
     return digest.hexdigest()[:16]
 
 
-def build(recipe: Recipe) -> Artifacts:
-    """Build a version, or take it from the cache. Raises `RigError` with the end of mkosi's output."""
+def build(recipe: Recipe, detail: Callable[[str], None] | None = None) -> Artifacts:
+    """Build a version, or take it from the cache; `detail` is told how it goes.
+
+    Raises `RigError` with the end of mkosi's output.
+    """
     if recipe.variant not in VARIANTS:
         raise RigError(f"There is no image variant {recipe.variant!r}; choose one of {', '.join(VARIANTS)}.")
     directory = cache_directory() / "images" / f"{recipe.version}-{recipe.variant}-{key(recipe)}"
     with locked("image"):
         if not (directory / "complete").exists():
-            _build(recipe, directory)
+            _build(recipe, directory, detail)
     return _artifacts(recipe.version, directory)
 
 
-def _build(recipe: Recipe, directory: Path) -> None:
+def _build(recipe: Recipe, directory: Path, detail: Callable[[str], None] | None) -> None:
     root = toolroot.ensure()
     project = _stage(recipe)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     arguments = ["mkosi", "--directory", str(toolroot.inside(project)), "--image-version", recipe.version,
                  "--release", recipe.release, "--force", "build"]  # fmt: skip
-    toolroot.run(arguments, root=root, log=directory / "mkosi.log")
+    toolroot.run(arguments, root=root, log=directory / "mkosi.log", detail=detail)
     _collect(project, recipe.version, directory)
     (directory / "complete").touch()
     _forget_older(directory, recipe)

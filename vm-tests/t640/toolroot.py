@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from t640.apt import STABLE, Mirror, system_mirror
@@ -26,6 +27,8 @@ PACKAGES = (
     "dosfstools", "e2fsprogs", "cpio", "zstd", "xz-utils", "kmod", "openssl", "gpgv", "cryptsetup-bin", "fdisk",
     "binutils",
 )  # fmt: skip
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _ENTER = r"""
 set -e
@@ -105,15 +108,34 @@ def command(root: Path, argv: Sequence[str]) -> list[str]:
     return ["unshare", "--mount", "--propagation", "private", *shell]
 
 
-def run(argv: Sequence[str], *, root: Path | None = None, log: Path | None = None) -> str:
-    """Run a program in the tool root and return what it printed. Raises `RigError` with the end of its output."""
+def run(
+    argv: Sequence[str],
+    *,
+    root: Path | None = None,
+    log: Path | None = None,
+    detail: Callable[[str], None] | None = None,
+) -> str:
+    """Run a program in the tool root and return what it printed. Raises `RigError` with the end of its output.
+
+    `detail` is told each line while the program runs.
+    """
     whole = command(root or ensure(), argv)
     environment = {"PATH": "/usr/sbin:/usr/bin", "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
     environment |= {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-    done = subprocess.run(whole, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    lines = []
+    with subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "--", *whole],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if detail is not None and line.strip():
+                detail(_ESCAPES.sub("", line).strip()[:70])
+    output = "".join(lines)
     if log is not None:
-        log.write_text(done.stdout)
-    if done.returncode != 0:
-        end = "\n".join(done.stdout.splitlines()[-25:])
-        raise RigError(f"{' '.join(argv[:3])} … failed with {done.returncode} in the tool root:\n{end}")
-    return done.stdout
+        log.write_text(output)
+    if process.returncode != 0:
+        end = "".join(lines[-25:])
+        raise RigError(f"{' '.join(argv[:3])} … failed with {process.returncode} in the tool root:\n{end}")
+    return output
