@@ -36,7 +36,7 @@ def corpus(kind: str) -> list[Any]:
     return [pytest.param(path, id=path.name) for path in found]
 
 
-# -- the golden corpus: every format that was ever published or kept ----------------------------------------------------
+# -- the golden corpus: every format that was ever published or kept --------------------------------------------------
 
 
 @pytest.mark.parametrize("path", corpus("release"))

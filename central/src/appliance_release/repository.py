@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, StorageError
 from tuf.api.metadata import (  # type: ignore[attr-defined]
     Metadata,
     MetaFile,
@@ -207,7 +207,7 @@ class Repository:
                 return snapshot
             number = snapshot.signed.meta["targets.json"].version
             return Metadata.from_file(str(self.metadata / f"{number}.targets.json"))
-        except (OSError, RepositoryError, KeyError, ValueError) as error:
+        except (OSError, StorageError, RepositoryError, KeyError, ValueError) as error:
             raise PublishError(f"{self.metadata} holds no readable {role} metadata: {error}") from error
 
     def published(self) -> list[Published]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError, StorageError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp  # type: ignore[attr-defined]
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
@@ -96,7 +96,7 @@ class Repository:
             raise CheckError(str(error)) from error
         except RepositoryError as error:
             raise CheckError(f"The repository's metadata is not to be trusted: {error}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, StorageError, ValueError) as error:
             raise CheckError(f"The metadata cache {self.cache} cannot be used: {error}") from error
         faults.point("tuf:refreshed")
         return self._catalogue(layout, device_class, flavour)
@@ -123,7 +123,7 @@ class Repository:
     def _seed(self, trusted: bytes) -> None:
         """Give python-tuf 5.1 its first root, and again when the cached one is damaged or older than the image's."""
         cached = self.cache / "root.json"
-        with contextlib.suppress(OSError, RepositoryError, ValueError):
+        with contextlib.suppress(OSError, StorageError, RepositoryError, ValueError):
             own, shipped = Metadata[Root].from_file(str(cached)), Metadata[Root].from_bytes(trusted)
             if own.signed.version >= shipped.signed.version:
                 return
@@ -140,7 +140,7 @@ class Repository:
             times = [_signed_at(targets)]
             times.append(_signed_at(Metadata[Timestamp].from_file(str(self.cache / "timestamp.json")).signed))
             times.append(_signed_at(Metadata[Snapshot].from_file(str(self.cache / "snapshot.json")).signed))
-        except (RepositoryError, OSError, ValueError) as error:
+        except (RepositoryError, StorageError, OSError, ValueError) as error:
             raise CheckError(f"The metadata cache {self.cache} cannot be read back: {error}") from error
         files = {
             path: SignedFile(target.length, target.hashes["sha256"])
