@@ -36,7 +36,8 @@ def test_it_is_restarted_for_ever_and_watched() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_finds_it_well_hardened() -> None:
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=15", str(FOLDER / "systemd/local-portal.service")],
+        ["systemd-analyze", "security", "--offline=true", "--threshold=15",
+         str(FOLDER / "systemd" / "local-portal.service")],
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from local_portal.names import Names
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+MAX_HEAD = 16 * 1024
+"""Bytes of all header fields together."""
 _FOREVER = "public, max-age=31536000, immutable"
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
@@ -50,6 +52,8 @@ class Guard:
         await (refusal or self._app)(scope, receive, _with_headers(scope, send))
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD:
+            return PlainTextResponse("The request's header fields are too large.\n", 431)
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._own_host(hosts[0], scope):

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sqlite3
+import ssl
 import sys
 from collections.abc import AsyncIterator
 
@@ -18,11 +20,13 @@ from local_portal.app import create_app
 from local_portal.certificates import CertificateError
 from local_portal.config import Config, parse_listen
 from local_portal.connections import PatientProtocol
+from local_portal.guard import MAX_HEAD
 from local_portal.portal import Portal, build
 
 HOUSEKEEPING_SECONDS = 10.0
-HEADER_BYTES = 16 * 1024
 CONNECTIONS = 200
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2; TLS 1.3 has none but good ones."""
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +36,13 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        # uvicorn raises the signal once more when it has shut down; without a handler of ours that would be the end
+        # before everything is put away.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -56,6 +67,8 @@ class Service:
             self.port = secure[0].getsockname()[1]
         server = _Server(self._settings())
         server.config.load()
+        assert server.config.ssl is not None
+        server.config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
         plain = [await redirect.serve(portal.own_names, sock=sock) for sock in handed.get("http", [])]
         self._announce()
         try:
@@ -71,8 +84,8 @@ class Service:
         chain = str(self.portal.certificates.chain)
         return uvicorn.Config(
             create_app(self.portal), http=PatientProtocol, ws="none", lifespan="off", loop="asyncio",
-            ssl_certfile=chain, ssl_keyfile=chain, proxy_headers=False, server_header=False, access_log=False,
-            log_config=None, limit_concurrency=CONNECTIONS, h11_max_incomplete_event_size=HEADER_BYTES,
+            ssl_certfile=chain, ssl_keyfile=chain, ssl_ciphers=CIPHERS, proxy_headers=False, server_header=False,
+            access_log=False, log_config=None, limit_concurrency=CONNECTIONS, h11_max_incomplete_event_size=MAX_HEAD,
             timeout_keep_alive=15, timeout_graceful_shutdown=3, backlog=128,
         )
 
