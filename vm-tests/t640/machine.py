@@ -7,6 +7,7 @@ tells which version came up. Every error ends with the last lines of the console
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import re
 import shlex
@@ -149,6 +150,12 @@ class Machine:
         if self._channel is not None:
             self._channel.latest_boot()
         self.qmp.command("system_reset")
+
+    def set_clock(self, base: str) -> None:
+        """Set the hardware clock of a machine that is off (`1970-01-01T00:00:00`, or `utc` for the present)."""
+        if self.booted:
+            raise RigError("The hardware clock is set while the machine is off.")
+        self.hardware = dataclasses.replace(self.hardware, rtc_base=base)
 
     # -- commands -------------------------------------------------------------------------------------------------
 

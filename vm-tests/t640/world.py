@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -13,11 +14,22 @@ from t640.central import Central
 from t640.clinic import network
 from t640.clinic.site import Clinic
 from t640.clinic.truth import HOSTS, Host
-from t640.errors import GuestTimeout, RigError
+from t640.errors import GuestError, GuestTimeout, RigError
 from t640.hardware import Hardware
 from t640.machine import PATIENCE_S, Machine
 from t640.releases import Updates
 from t640.session import Session
+
+
+@dataclasses.dataclass
+class Scene:
+    """What the steps of a scenario share. `versions` are a good release, its good and its bad successor."""
+
+    world: World
+    machine: Machine
+    versions: tuple[str, str, str]
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
 
 SERVICES = ("compliance-agent.service", "network-scanner.service", "local-portal.service")
 CREDENTIAL = "compliance-agent.enrolment"
@@ -89,6 +101,12 @@ def api(machine: Machine, socket: str, path: str, *, method: str = "GET", body: 
     )
     arguments = " ".join(_quoted(item) for item in (f"/run/{socket}/api.sock", method, path, body))
     return json.loads(machine.succeed(f"python3 -c {_quoted(script)} {arguments}"))
+
+
+def api_quietly(machine: Machine, socket: str, path: str, *, method: str = "GET") -> None:
+    """The same when the answer does not matter, nor whether there is one."""
+    with contextlib.suppress(GuestError, ValueError):
+        api(machine, socket, path, method=method)
 
 
 def _quoted(text: str) -> str:

@@ -1,0 +1,55 @@
+"""One world and one appliance for the whole scenario; what comes after a failure is not tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from t640 import disk, releases
+from t640.image import build
+from t640.paths import REPOSITORY
+from t640.session import open_session
+from t640.world import Scene, World
+
+VERSION = (REPOSITORY / "VERSION").read_text().strip()
+
+
+def versions() -> tuple[str, str, str]:
+    """Three consecutive versions, the repository's own first."""
+    year, month, number = VERSION.split(".")
+    one, two, three = (f"{year}.{month}.{int(number) + step}" for step in range(3))
+    return one, two, three
+
+
+@pytest.fixture(scope="session")
+def install_disk() -> Path:
+    return disk.assemble(build(releases.recipe(VERSION)))
+
+
+@pytest.fixture(scope="module")
+def scene(install_disk: Path) -> Iterator[Scene]:
+    with open_session() as session:
+        world = World(session, checkin_interval=20)
+        machine = world.appliance(install_disk)
+        try:
+            yield Scene(world, machine, versions())
+        finally:
+            machine.crash()
+
+
+_failed: set[str] = set()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.failed and item.get_closest_marker("vm"):
+        _failed.add(item.module.__name__)  # type: ignore[attr-defined]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("vm") and item.module.__name__ in _failed:  # type: ignore[attr-defined]
+        pytest.skip("an earlier step of the scenario failed")
