@@ -12,7 +12,7 @@
       system = "x86_64-linux";
       pkgs = nixpkgs.legacyPackages.${system}.extend self.overlays.default;
 
-      host =
+      nixos =
         module:
         lib.nixosSystem {
           modules = [
@@ -21,9 +21,34 @@
           ];
         };
 
+      host =
+        module:
+        nixos {
+          imports = [ module ];
+          appliance.identity.builtAt = lib.mkDefault (self.lastModified or 0);
+        };
+
       hosts = self.nixosConfigurations;
+
+      # One derivation a folder of tests/. What drives a browser is left to `make test`.
+      pythonTests = lib.genAttrs' [
+        { folder = "appliance_protocol"; }
+        { folder = "appliance_release"; }
+        { folder = "appliance_update"; }
+        {
+          folder = "central_command";
+          without = [ "test_browser.py" ];
+        }
+        { folder = "compliance_agent"; }
+        {
+          folder = "local_portal";
+          without = [ "test_browser.py" ];
+        }
+        { folder = "network_scanner"; }
+      ] (tests: lib.nameValuePair "tests-${tests.folder}" (import ./lib/python-tests.nix { inherit lib pkgs; } tests));
+
       rendered = import ./lib/rendered.nix { inherit lib; };
-      installer = host (import ./image/installer/iso.nix { target = hosts.t640; });
+      installer = nixos (import ./image/installer/iso.nix { target = hosts.t640; });
 
       distributions = {
         inherit (pkgs)
@@ -66,7 +91,8 @@
         ) hosts
         // lib.mapAttrs' (name: value: lib.nameValuePair "vm-${name}" value) (
           import ./vm-tests/nixos { inherit pkgs; }
-        );
+        )
+        // pythonTests;
 
       apps.${system} = {
         vm = {

@@ -52,6 +52,10 @@ in
           ${layout.esp.fallback_loader}.source = "${boot}/systemd-boot${efiArch}.efi";
           ${layout.esp.loader_conf}.source = pkgs.writeText "loader.conf" layout.esp.loader_conf_text;
         };
+
+        # The slot is /usr on the device, so this is where the updater looks for the earliest possible time.
+        ${dataA.name}.contents."/share/appliance-update/build-time".source =
+          pkgs.writeText "build-time" "${toString config.appliance.identity.builtAt}\n";
       }
     ];
   };

@@ -26,6 +26,17 @@ in
     };
   };
 
+  options.appliance.identity.builtAt = lib.mkOption {
+    type = lib.types.ints.unsigned;
+    default = 0;
+    example = 1793491200;
+    description = ''
+      When the system was made, in seconds since 1970. A machine whose clock battery is empty knows that it cannot be
+      earlier than this, and so does not accept update metadata that expired long ago. The flake gives the time of the
+      last commit.
+    '';
+  };
+
   config = lib.mkIf cfg.enable {
     system.image = {
       inherit (layout.image) id;
