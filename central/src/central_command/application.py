@@ -47,7 +47,6 @@ def create(services: Services) -> ASGIApp:
     )
     problems.install(app, render.problem)
     app.add_exception_handler(LoginNeeded, _to_login)
-    app.mount(device_app.PREFIX, device_app.create(services))
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")))
     app.include_router(operator_api.router(services))
     app.include_router(pages.router(services))
@@ -58,12 +57,25 @@ def create(services: Services) -> ASGIApp:
         return PlainTextResponse("ok", headers={"Cache-Control": "no-store"})
 
     app.add_route("/healthz", health, methods=["GET"], include_in_schema=False)
-    return _guard(app, services.settings)
+    return _guard(_Doors(app, device_app.create(services)), services.settings)
 
 
 async def _to_login(_: Request, error: Any) -> Response:
     where = "" if error.target in ("/", "/devices") else "?" + urllib.parse.urlencode({"next": error.target})
     return RedirectResponse(f"/login{where}", 303)
+
+
+class _Doors:
+    """Devices and people come in by different doors: no session, form or page code runs for a device's request."""
+
+    def __init__(self, people: ASGIApp, devices: ASGIApp) -> None:
+        self._people = people
+        self._devices = devices
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        to_device = scope["type"] == "http" and scope["path"].startswith(device_app.PREFIX)
+        await (self._devices if to_device else self._people)(scope, receive, send)
 
 
 def _guard(app: ASGIApp, settings: Settings) -> ASGIApp:

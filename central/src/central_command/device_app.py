@@ -30,7 +30,7 @@ from central_command.incidents import IncidentKind
 from central_command.problems import ProblemError
 from central_command.services import Services
 
-PREFIX = "/device/v1"
+PREFIX = "/device/"
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ class _Sender:
 
 
 def create(services: Services) -> FastAPI:
-    """The sub-application, to be mounted at `PREFIX`."""
+    """The application for everything below `PREFIX`."""
     app = FastAPI(title="Central Command, device side", docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
     desk = DeviceDesk(services)
@@ -50,7 +50,7 @@ def create(services: Services) -> FastAPI:
         (device_api.ENROL, desk.enrol), (device_api.CHECKIN, desk.checkin), (device_api.EVIDENCE, desk.evidence),
         (device_api.ORDER_RESULT, desk.order_result),
     ):
-        app.router.routes.append(Route(path.removeprefix(PREFIX), endpoint, methods=["POST"]))
+        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     return app
 
 

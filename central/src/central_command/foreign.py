@@ -17,6 +17,8 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
     Escaping for HTML is the template's work; this is about what escaping leaves in: ANSI, NUL, bidi overrides.
     """
+    if len(text) <= limit and text.isprintable() and "  " not in text and text.strip() == text:
+        return text  # nearly all text: printable excludes every category below, and unassigned letters
     kept = "".join(_printable(letter) for letter in text[: limit * 2])
     kept = " ".join(kept.split())
     return kept if len(kept) <= limit and len(text) <= limit * 2 else kept[: limit - 1] + "…"

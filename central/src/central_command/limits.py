@@ -83,10 +83,9 @@ class BoundedBody:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         limit = next(size for prefix, size in self._limits if scope["path"].startswith(prefix))
-        too_large = ProblemError(413, f"The request's body is too large: at most {limit} bytes are read here.")
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise too_large
+                raise _too_large(limit)
         parts: list[bytes] = []
         size = 0
         while True:
@@ -96,9 +95,13 @@ class BoundedBody:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > limit:
-                raise too_large
+                raise _too_large(limit)
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(413, f"The request's body is too large: at most {limit} bytes are read here.")
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

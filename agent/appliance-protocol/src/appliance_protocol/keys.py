@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class PublicKey:
         """The base64 form, as it stands in enrolment requests and on the portal."""
         return base64.b64encode(self.raw).decode()
 
-    @property
+    @functools.cached_property
     def key_id(self) -> str:
         """See `key_id`."""
         return key_id(self.raw)
@@ -109,7 +110,7 @@ class PrivateKey:
         finally:
             os.close(directory)
 
-    @property
+    @functools.cached_property
     def public(self) -> PublicKey:
         """The key that verifies what this one signs."""
         return PublicKey(bytes(nacl.signing.SigningKey(self.seed).verify_key))
