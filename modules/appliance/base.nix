@@ -51,12 +51,11 @@ in
     # Compressed memory rather than swap on disk: patient data must not reach a swap partition.
     zramSwap.enable = lib.mkDefault true;
 
-    boot.kernel.sysctl = {
-      "kernel.dmesg_restrict" = lib.mkDefault 1;
-      "kernel.kptr_restrict" = lib.mkForce 2;
-      "kernel.unprivileged_bpf_disabled" = lib.mkDefault 1;
-      "net.core.bpf_jit_harden" = lib.mkDefault 2;
-    };
+    # The same file as in every other image of the appliance; it sorts after NixOS's own 60-nixos.conf.
+    environment.etc."sysctl.d/70-appliance.conf".source = ../../image/sysctl.d/70-appliance.conf;
+
+    # A crashed program's memory may hold a password or a patient's name.
+    systemd.coredump.settings.Coredump.Storage = lib.mkDefault "none";
 
     # Nobody is at the console to answer a shell.
     systemd.enableEmergencyMode = lib.mkDefault false;

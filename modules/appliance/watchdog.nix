@@ -30,10 +30,5 @@ in
       RuntimeWatchdogSec = lib.mkDefault "60s";
       DefaultDeviceTimeoutSec = lib.mkDefault "40s";
     };
-
-    boot.kernel.sysctl = {
-      "kernel.panic" = lib.mkDefault 10;
-      "kernel.panic_on_oops" = lib.mkDefault 1;
-    };
   };
 }

@@ -18,7 +18,7 @@ from t640 import layout as layouts
 from t640 import toolroot, wheels
 from t640.apt import STABLE, system_mirror
 from t640.errors import RigError
-from t640.paths import PACKAGE, cache_directory, distributions, locked
+from t640.paths import PACKAGE, REPOSITORY, cache_directory, distributions, locked
 
 PROJECT = PACKAGE / "mkosi"
 
@@ -145,6 +145,7 @@ def _command_line(layout: layouts.Layout, recipe: Recipe) -> list[str]:
 
 def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     wheels.install_all(tree)
+    shutil.copytree(REPOSITORY / "image/sysctl.d", tree / "usr/lib/sysctl.d")
     for name, text in layouts.device_definitions(layout).items():
         _write_all((tree / "usr/lib" / name).parent, {Path(name).name: text})
     if recipe.variant == "bad-health":
