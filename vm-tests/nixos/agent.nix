@@ -2,17 +2,21 @@
 {
   name = "compliance-agent";
 
-  nodes.machine = {
-    imports = [ ../../modules ];
+  nodes.machine =
+    { pkgs, ... }:
+    {
+      imports = [ ../../modules ];
 
-    appliance = {
-      enable = true;
-      identity.enable = true;
-      # The virtual machine's watchdog is QEMU's business.
-      watchdog.enable = false;
+      environment.systemPackages = [ pkgs.socat ];
+
+      appliance = {
+        enable = true;
+        identity.enable = true;
+        # The virtual machine's watchdog is QEMU's business.
+        watchdog.enable = false;
+      };
+      services.compliance-agent.enable = true;
     };
-    services.compliance-agent.enable = true;
-  };
 
   testScript = # python
     ''
@@ -38,11 +42,11 @@
 
       with subtest("Evidence is written, signed and verifiable without the server"):
           machine.wait_until_succeeds(f"{API}/v1/evidence | grep sequence")
-          machine.succeed("compliance-agent evidence --help")
+          machine.succeed("compliance-agent evidence verify")
 
       with subtest("A port nobody declared is a finding"):
           before = [key for key, value in checks().items() if value["verdict"] == "fail"]
-          machine.succeed("systemd-run --unit=stray --service-type=exec socat TCP-LISTEN:2323,fork -")
+          machine.succeed("systemd-run --unit=stray --service-type=exec $(type -P socat) TCP-LISTEN:2323,fork -")
           machine.wait_for_open_port(2323)
           machine.succeed("systemctl start compliance-agent-collect.service")
           after = [key for key, value in checks().items() if value["verdict"] == "fail"]

@@ -92,7 +92,7 @@ in
       with subtest("A signed order is carried out"):
           order = command(f"order create {device} run_checks")["id"]
           central.wait_until_succeeds(
-              f"runuser -u central-command -- central-command --json order show {order} | grep -E 'done|succeeded'",
+              f"runuser -u central-command -- central-command --json order show {order} | grep completed",
               timeout=180,
           )
 

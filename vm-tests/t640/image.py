@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,7 @@ def _stage(recipe: Recipe) -> Path:
         settings += 'Acquire::Check-Valid-Until "false";\n'
     _write_all(project / "mkosi.sandbox/etc/apt/apt.conf.d", {"90-rig": settings})
     _fill_tree(project / "mkosi.extra", layout, recipe)
+    wheels.install_initrd(project / "mkosi.images/initrd/mkosi.extra")
     return project
 
 
@@ -146,6 +148,7 @@ def _command_line(layout: layouts.Layout, recipe: Recipe) -> list[str]:
 def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     wheels.install_all(tree)
     shutil.copytree(REPOSITORY / "image/sysctl.d", tree / "usr/lib/sysctl.d")
+    _write_all(tree / "usr/share/appliance-update", {"build-time": f"{int(time.time())}\n"})
     for name, text in layouts.device_definitions(layout).items():
         _write_all((tree / "usr/lib" / name).parent, {Path(name).name: text})
     if recipe.variant == "bad-health":

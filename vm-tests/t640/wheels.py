@@ -117,6 +117,16 @@ def enabled_units(distribution: Path) -> list[str]:
     return units
 
 
+def install_initrd(tree: Path) -> None:
+    """What the updater wants in the initrd: the program that demotes a slot which no longer opens, and who calls it."""
+    source = REPOSITORY / "agent/appliance-update/initrd"
+    shutil.copytree(source / "emergency.service.d", tree / "usr/lib/systemd/system/emergency.service.d")
+    program = tree / "usr/lib/appliance-update/appliance-demote"
+    program.parent.mkdir(parents=True)
+    shutil.copy(source / "appliance-demote", program)
+    program.chmod(0o755)
+
+
 def install_all(tree: Path) -> None:
     """Everything of this repository that runs on the appliance, into `tree`, with a preset that enables its units."""
     preset = []
