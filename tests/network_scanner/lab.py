@@ -181,9 +181,9 @@ class Lab:
             ["ip", "netns", "exec", self.scanner, *command], capture_output=True, text=True, timeout=timeout, check=check
         )
 
-    def scan(self, *options: str, timeout: float = 90) -> dict[str, object]:
+    def scan(self, *options: str, network: str = "10.79.0.0/24", timeout: float = 90) -> dict[str, object]:
         """`network-scanner scan` of the lab's network, as parsed JSON."""
-        command = [str(PROGRAM), "scan", "10.79.0.0/24", "--interface", "eth0", "--json", "--listen", "0", *options]
+        command = [str(PROGRAM), "scan", network, "--interface", "eth0", "--json", "--listen", "0", *options]
         done = self.run(command, timeout=timeout, check=False)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)

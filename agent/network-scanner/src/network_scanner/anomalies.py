@@ -6,7 +6,7 @@ the inventory keeps what it knew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from network_scanner.facts import Fact, FactKind, Observation
 from network_scanner.inventory import Inventory
@@ -34,6 +34,8 @@ class Watch:
     inventory: Inventory
     gateway: str = ""
     sweeping: bool = False
+    proxies: set[str] = field(default_factory=set)
+    """MAC addresses that answer for others: what they say of addresses is believed for the gateway's alone."""
     _bindings: dict[str, _Binding] = field(default_factory=dict)
     _held: dict[tuple[str, str], Observation] = field(default_factory=dict)
     _told: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -46,6 +48,8 @@ class Watch:
             if len(self._held) < MAX_BINDINGS:
                 self._held[seen.mac, seen.ip] = seen
             return
+        if seen.mac in self.proxies and seen.ip and seen.ip != self.gateway:
+            seen = replace(seen, ip="", bound=False)
         if not (seen.bound and seen.mac and seen.ip) or self._accept(seen):
             self.inventory.observe(seen)
         if any(item == Fact(FactKind.ROLE, "dhcp-server") for item in seen.facts):
@@ -112,7 +116,7 @@ class Watch:
         self._bindings.setdefault(ip, _Binding(mac, at))
 
     def _proxy(self, mac: str, count: int, at: float) -> None:
-        self.inventory.proxies.add(mac)
+        self.proxies.add(mac)
         role = (Fact(FactKind.ROLE, "proxy-arp"),)
         self.inventory.observe(Observation(at, mac, "", role, "sweep"))
         self._tell(f"proxy {mac}", at, "proxy-arp", f"{mac} answered for {count} addresses: proxy ARP", [mac])

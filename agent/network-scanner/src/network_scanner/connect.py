@@ -21,8 +21,8 @@ CONNECT_TIMEOUT = 0.9
 CLOSE_TIMEOUT = 1.0
 RECEIVE_BUFFER = 4096
 """Bytes; a small window keeps a talkative service from making us acknowledge a flood."""
-OPEN_COST = 3
-"""SYN, ACK, and one more when the service speaks first."""
+OPEN_COST = 2
+"""SYN and ACK."""
 CLOSE_COST = 3
 """FIN, the ACK of the other side's, and one for what comes in between."""
 EXCHANGE_COST = 4
@@ -52,18 +52,6 @@ class Connection:
     host: str
     pacer: Pacer
     counted: int = 0
-
-    async def receive(self, limit: int, wait: float) -> bytes:
-        """What arrives within `wait` seconds, up to `limit` bytes or a line feed; nothing is sent."""
-        loop, data = asyncio.get_running_loop(), b""
-        with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(wait):
-                while len(data) < limit:
-                    chunk = await loop.sock_recv(self.sock, limit - len(data))
-                    data += chunk
-                    if not chunk or b"\n" in chunk:
-                        break
-        return data
 
     async def exchange(self, payload: bytes, limit: int, wait: float) -> bytes:
         """Send `payload` and read the answer until the other side closes, `limit` bytes or `wait` seconds a step."""
@@ -103,22 +91,26 @@ class Connection:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
             finished = await self._drain()
+            if finished is None:
+                # It goes on talking: only a reset stops that, and what it makes us acknowledge.
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             # Without the other side's FIN the kernel will acknowledge it after us: count that one now.
             lease.settle(self.segments() + (0 if finished else 1))
         finally:
             lease.settle(CLOSE_COST)
             self.sock.close()
 
-    async def _drain(self) -> bool:
+    async def _drain(self) -> bool | None:
+        """Whether the other side has closed too; None when it is still sending."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                for _ in range(16):
-                    if not await loop.sock_recv(self.sock, 4096):
+                for _ in range(2):
+                    if not await loop.sock_recv(self.sock, RECEIVE_BUFFER):
                         return True
+            return None
         except (TimeoutError, OSError):
-            pass
-        return False
+            return False
 
 
 async def connect(

@@ -41,8 +41,7 @@ class Inventory:
     happenings: list[Happening] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
-    proxies: set[str] = field(default_factory=set)
-    """MAC addresses that answer for others; what they answer makes no device."""
+    _full_until: float = 0.0
     _by_mac: dict[str, str] = field(default_factory=dict)
     _by_ip: dict[str, str] = field(default_factory=dict)
     _by_fact: dict[Fact, set[str]] = field(default_factory=dict)
@@ -65,7 +64,7 @@ class Inventory:
         new = asset.learn(seen.facts, seen.at)
         if seen.mac:
             new += self._note_mac(asset, seen.mac, seen.at)
-        if seen.ip and (seen.bound or seen.ip in asset.ips or not asset.ips) and seen.mac not in self.proxies:
+        if seen.ip and (seen.bound or seen.ip in asset.ips or not asset.ips):
             self._note_ip(asset, seen.ip, seen.at)
         for fact in new:
             if fact.kind is FactKind.PORT:
@@ -82,7 +81,7 @@ class Inventory:
             known = self._by_mac.get(seen.mac)
             if known:
                 return self.assets[known]
-            return self._create(seen) if len(self.assets) < MAX_DEVICES or self._make_room() else None
+            return self._create(seen) if len(self.assets) < MAX_DEVICES or self._make_room(seen.at) else None
         known = self._by_ip.get(seen.ip) if seen.ip else None
         return self.assets[known] if known else None
 
@@ -93,11 +92,15 @@ class Inventory:
         self.happen(asset.id, seen.at, "discovered", f"first seen as {seen.mac}{where}")
         return asset
 
-    def _make_room(self) -> bool:
+    def _make_room(self, at: float) -> bool:
         """Forget the device that has been silent longest and about which no person has said anything."""
+        if at < self._full_until:
+            return False
         free = [item for item in self.assets.values() if not item.class_locked and item.policy_by != "person"
                 and item.presence is not Presence.UP]
         if not free:
+            # A flood of new addresses must not make us search again for each of them.
+            self._full_until = at + 1.0
             return False
         self.forget(min(free, key=lambda item: item.last_seen))
         return True

@@ -82,7 +82,7 @@ async def _opened(visit: Visit, port: int, connection: Connection) -> None:
         if port == ports.SSH:
             # An SSH server speaks first; listening sends nothing.
             with contextlib.suppress(PacketError):
-                banner = ssh.parse_banner(await connection.receive(1024, BANNER_WAIT))
+                banner = ssh.parse_banner(await connection.step(b"", BANNER_WAIT))
                 visit.facts += fact(FactKind.SSH_BANNER, banner)
     finally:
         await connection.close()

@@ -128,8 +128,13 @@ class Scanner:
         return found
 
     def _only_ipv6(self) -> list[str]:
-        """Addresses of devices that ARP cannot reach."""
+        """Addresses of devices that ARP cannot reach; none while any IPv4 address is excluded.
+
+        A device known by IPv6 alone may be the one whose IPv4 address is on the list.
+        """
         found: list[str] = []
+        if self.exclusions.networks:
+            return found
         for asset in self.inventory.assets.values():
             current = asset.current_ips()
             if not self.excluded(asset) and all(":" in ip for ip in current):

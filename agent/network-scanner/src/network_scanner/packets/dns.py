@@ -6,6 +6,7 @@ knows neither LLMNR nor NetBIOS. A test reads the same packets with both.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import struct
 from dataclasses import dataclass
@@ -138,7 +139,9 @@ def _record(reader: _Reader) -> Record:
     texts: tuple[str, ...] = ()
     if kind == PTR or (kind == SRV and length >= 7):
         reader.at = start if kind == PTR else start + 6
-        target = reader.name()
+        # The number of SRV is that of NetBIOS node status as well, whose data holds no name.
+        with contextlib.suppress(PacketError):
+            target = reader.name()
     elif kind == A and length == 4:
         target = str(ipaddress.IPv4Address(data))
     elif kind == AAAA and length == 16:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from network_scanner.packets import PacketError
 from network_scanner.text import BANNER_LIMIT, clean
 
-MAX_BYTES = 8192
-"""Bytes of an answer that are read at most."""
+MAX_BYTES = 4096
+"""Bytes of an answer that are read at most: headers and title, and no more packets than that takes."""
 _TITLE = re.compile(rb"<title[^>]{0,200}>([^<]{0,1000})", re.IGNORECASE)
 
 
