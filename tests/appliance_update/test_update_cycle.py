@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from appliance_update import history
 from appliance_update.layout import Role
 from appliance_update.record import State
 from appliance_update.updater import Failure, Outcome, UpdateError
@@ -156,11 +157,66 @@ def test_the_window_holds_back_installation_but_not_the_download(world: World) -
     assert world.updater().run()[0] is Outcome.REBOOTING, "what is fetched is installed without an uplink"
 
 
+def order(world: World, order_id: str) -> None:
+    requests = world.device.runtime / "requests"
+    requests.mkdir(parents=True, exist_ok=True)
+    (requests / f"{order_id}.json").write_text(json.dumps({"order_id": order_id, "requested_at": 1}))
+
+
+def events_of(world: World, order_id: str) -> list[str]:
+    entries, _ = history.read(world.device.state / "history.jsonl")
+    return [entry.event for entry in entries if entry.order_id == order_id]
+
+
+def test_whoever_orders_an_update_learns_each_time_why_there_is_none(world: World) -> None:
+    """The agent follows its order by the journal and the status alone."""
+    order(world, "order-1")
+    world.updater().run()
+    said = world.updater().store
+    said.load()
+    assert (said.status().state, said.status().order_id) == ("idle", "order-1")
+
+    world.publish(V2)
+    world.updater().run()
+    boot(world.device, healthy={V1})
+    world.settle()
+    assert events_of(world, "order-1") == ["download_started", "installed", "rolled_back", "quarantined"]
+
+    order(world, "order-2")
+    world.updater().run()
+    assert events_of(world, "order-2") == ["quarantined"]
+
+    world.server.close()
+    for _ in range(2):
+        order(world, "order-3")
+        with pytest.raises(UpdateError):
+            world.updater().run()
+    assert events_of(world, "order-3") == ["check_failed", "check_failed"]
+
+
+def test_nothing_else_is_fetched_while_a_version_waits_for_its_boot(world: World) -> None:
+    world.publish(V2)
+    world.updater().run()
+    world.publish(V3)
+    updater = world.settle()
+    with updater.store.locked(), pytest.raises(UpdateError, match=f"First {V2} must prove itself"):
+        updater.fetch()
+    assert boot(world.device) == V2
+    assert world.settle().store.record.state is State.COMMITTED
+
+
+def test_a_release_that_could_not_be_fetched_leaves_no_half_state_behind(world: World) -> None:
+    world.publish(V2)
+    world.server.only, world.server.flip = ".data.", 40
+    with pytest.raises(UpdateError):
+        world.updater().run()
+    updater = world.settle()
+    assert (updater.store.record.state, updater.store.record.candidate) == (State.IDLE, None)
+
+
 def test_status_shows_slots_and_order_to_everybody(world: World) -> None:
     world.publish(V2)
-    requests = world.device.runtime / "requests"
-    requests.mkdir(parents=True)
-    (requests / "order-7.json").write_text(json.dumps({"order_id": "order-7", "requested_at": 1}))
+    order(world, "order-7")
     world.updater().run()
     path = world.device.runtime / "status.json"
     said = json.loads(path.read_text())
@@ -170,4 +226,4 @@ def test_status_shows_slots_and_order_to_everybody(world: World) -> None:
     assert said["candidate_version"] == V2
     assert said["slots"]["a"] == {"version": V1, "state": "booted", "blessed": True}
     assert said["slots"]["b"] == {"version": V2, "state": "standby", "blessed": False}
-    assert list(requests.iterdir()) == []
+    assert list((world.device.runtime / "requests").iterdir()) == []

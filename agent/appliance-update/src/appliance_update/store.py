@@ -92,9 +92,16 @@ class Store:
             self.watcher(self.record.state, 0, 0)
 
     def note(
-        self, event: Event, *, version: str = "", reason: str = "", journal: str = "", from_version: str = ""
+        self,
+        event: Event,
+        *,
+        version: str = "",
+        reason: str = "",
+        journal: str = "",
+        from_version: str = "",
+        again: bool = False,
     ) -> None:
-        """Append to the history, once: a step that is repeated after a power cut is not a second event."""
+        """Append to the history, once: a step repeated after a power cut is no second event (unless it is `again`)."""
         entries, _ = history.read(self.history_path)
         entry = history.Entry(
             self.now(),
@@ -105,7 +112,7 @@ class Store:
             self.record.order_id,
             journal,
         )
-        for earlier in reversed(entries):
+        for earlier in () if again else reversed(entries):
             if dataclasses.replace(earlier, at=0.0, journal="") == dataclasses.replace(entry, at=0.0, journal=""):
                 return
             if earlier.event == Event.DOWNLOAD_STARTED or event in REPEATABLE:

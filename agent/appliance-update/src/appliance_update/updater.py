@@ -32,6 +32,9 @@ INHIBITED_FOR = 24 * 3600.0
 RESTARTS = 5
 """Reboots into an armed version that the boot loader may ignore (a pinned entry) before we leave it to a person."""
 
+WAITING_FOR_BOOT = (State.ARMED, State.TRIAL)
+"""States in which the other slot holds a version that has not proved itself yet."""
+
 
 class Outcome(enum.StrEnum):
     """How a run ended when nothing went wrong."""
@@ -75,6 +78,9 @@ class Updater:
     reboot: Callable[[bool], None]
     """Reboots; its argument says whether others may inhibit it. Raises `OSError` when it does not happen."""
 
+    asked: bool = False
+    """Whether somebody waits for the answer of this run."""
+
     # -- the whole way ------------------------------------------------------------------------------------------------
 
     def run(self) -> tuple[Outcome, str]:
@@ -100,6 +106,7 @@ class Updater:
 
     def _take_requests(self) -> None:
         requests, refused = inbox.take(self.store.runtime / "requests")
+        self.asked = bool(requests)
         if requests:
             self.store.save(order_id=requests[-1].order_id)
         for reason in refused:
@@ -116,13 +123,21 @@ class Updater:
         try:
             catalogue = self._catalogue(now)
         except CheckError as error:
-            if str(error) != before.last_check_error:  # days without an uplink are one event, not hundreds
-                self.store.note(Event.CHECK_FAILED, reason=str(error))
+            if (
+                self.asked or str(error) != before.last_check_error
+            ):  # days without an uplink are one event, not hundreds
+                self.store.note(Event.CHECK_FAILED, reason=str(error), again=self.asked)
             self.store.save(state=rest, last_check_at=now, last_check_error=str(error), detail=before.detail)
             raise UpdateError(str(error), Failure.CHECK) from error
-        candidate, detail = self._choose(catalogue)
+        candidate, put_away, detail = self._choose(catalogue)
+        if put_away and self.asked:  # whoever ordered it learns why not
+            self.store.note(Event.QUARANTINED, version=put_away, reason=detail)
+        kept = before.candidate
+        if candidate is None and before.state not in WAITING_FOR_BOOT:
+            rest, kept = State.QUARANTINED if put_away else State.IDLE, None
         self.store.save(
             state=rest,
+            candidate=kept,
             detail=detail if candidate is None else before.detail,
             last_check_at=now,
             last_check_error="",
@@ -135,25 +150,32 @@ class Updater:
         trusted = trusted_time(now, self.host.build_time(), self.store.record.time_floor)
         return self.repository.refresh(self.layout, self.config.device_class, flavour, trusted)
 
-    def _choose(self, catalogue: Catalogue) -> tuple[Release | None, str]:
+    def _choose(self, catalogue: Catalogue) -> tuple[Release | None, str, str]:
+        """The release to install; else the version that is offered in vain, if any, and a sentence."""
         running = self.store.running_version
         put_away = self.store.put_away_versions()
         spent = {entry.version for entry in self.store.device.entries if entry.spent} if self.store.device else set()
         newer = [release for release in catalogue.releases if version_key(release.version) > version_key(running)]
         able = [release for release in newer if release.version not in put_away and release.version not in spent]
         if able:
-            return max(able, key=lambda release: version_key(release.version)), ""
+            return max(able, key=lambda release: version_key(release.version)), "", ""
         if newer:
             version = max((release.version for release in newer), key=version_key)
-            return None, f"{version} is offered but failed here: {put_away.get(version, 'its tries are spent')}"
+            return (
+                None,
+                version,
+                f"{version} is offered but failed here: {put_away.get(version, 'its tries are spent')}",
+            )
         if catalogue.unsuitable:
             path, reason = sorted(catalogue.unsuitable.items())[-1]
-            return None, f"{running} is up to date; {path.rpartition('/')[2]} is offered, but {reason}"
-        return None, f"{running} is up to date"
+            return None, "", f"{running} is up to date; {path.rpartition('/')[2]} is offered, but {reason}"
+        return None, "", f"{running} is up to date"
 
     def fetch(self) -> Release | None:
         """Check, and bring the candidate verified into the staging directory. Raises `UpdateError`."""
         before = self.store.record
+        if before.state in WAITING_FOR_BOOT:
+            raise UpdateError(f"First {self._candidate_version()} must prove itself: {before.detail}", Failure.INSTALL)
         try:
             candidate = self.check()
         except UpdateError:
@@ -266,7 +288,7 @@ class Updater:
     def _back_to_rest(self) -> None:
         """Leave no half state behind when there is nothing to do, but keep a partial download's candidate."""
         kept = self.store.record
-        if not kept.state.settled and (kept.candidate is None or not kept.last_check_error):
+        if not kept.state.settled and kept.candidate is None:
             self.store.save(state=State.IDLE, candidate=None)
 
     def _failed(self, candidate: Release, reason: str) -> None:
