@@ -123,9 +123,8 @@ class Updater:
         try:
             catalogue = self._catalogue(now)
         except CheckError as error:
-            if (
-                self.asked or str(error) != before.last_check_error
-            ):  # days without an uplink are one event, not hundreds
+            # Days without an uplink are one event, not hundreds; but whoever asks is answered.
+            if self.asked or str(error) != before.last_check_error:
                 self.store.note(Event.CHECK_FAILED, reason=str(error), again=self.asked)
             self.store.save(state=rest, last_check_at=now, last_check_error=str(error), detail=before.detail)
             raise UpdateError(str(error), Failure.CHECK) from error
@@ -161,11 +160,8 @@ class Updater:
             return max(able, key=lambda release: version_key(release.version)), "", ""
         if newer:
             version = max((release.version for release in newer), key=version_key)
-            return (
-                None,
-                version,
-                f"{version} is offered but failed here: {put_away.get(version, 'its tries are spent')}",
-            )
+            reason = put_away.get(version, "its tries are spent")
+            return None, version, f"{version} is offered but failed here: {reason}"
         if catalogue.unsuitable:
             path, reason = sorted(catalogue.unsuitable.items())[-1]
             return None, "", f"{running} is up to date; {path.rpartition('/')[2]} is offered, but {reason}"
