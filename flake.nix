@@ -111,6 +111,9 @@
 
       # What evaluation knows of each host, as data; tests hold it against the unit files and the
       # disk's description without building anything.
-      lib.rendered = lib.mapAttrs (_: value: rendered value.config) hosts;
+      lib = {
+        rendered = lib.mapAttrs (_: value: rendered value.config) hosts;
+        refused = import ./lib/refused.nix { inherit lib hosts; };
+      };
     };
 }

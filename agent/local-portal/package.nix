@@ -6,7 +6,6 @@
   jinja2,
   msgspec,
   pynacl,
-  sqlite-utils,
   starlette,
   uvicorn,
 }:
@@ -20,7 +19,6 @@ applianceDistribution {
     jinja2
     msgspec
     pynacl
-    sqlite-utils
     starlette
     uvicorn
   ];

@@ -12,7 +12,7 @@ import pytest
 from tests.nix.files import ROOT
 
 CHECK = ROOT / "vm-tests/nixos/check"
-TOOLS = ("bash", "cat", "dirname", "git", "grep", "head", "mkdir", "realpath", "rm", "sed", "sort", "tar", "timeout")
+TOOLS = "bash cat dirname git grep head mkdir realpath rm sed sort tar timeout touch".split()
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def test_with_a_folder_that_is_no_nixpkgs_it_is_skipped_and_names_it(bare_path: 
 def test_what_an_earlier_run_found_is_not_taken_for_this_one_s(bare_path: Path, tmp_path: Path) -> None:
     result = tmp_path / "result"
     result.mkdir()
-    (result / "rendered.json").write_text("{}")
+    (result / "evaluated.json").write_text("{}")
     check(bare_path, result)
-    assert not (result / "rendered.json").exists()
+    assert not (result / "evaluated.json").exists()
 
 
 def test_shell_scripts_are_clean() -> None:

@@ -73,7 +73,7 @@ def test_the_nix_package_names_every_dependency(distribution: Path) -> None:
     package = (distribution / "package.nix").read_text()
     block = re.search(r"dependencies = \[(.*?)\]", package, re.DOTALL)
     assert block, "package.nix has no list of dependencies"
-    assert set(block[1].split()) == wanted
+    assert set(block[1].split()) == wanted, f"{distribution / 'package.nix'} and pyproject.toml disagree"
 
 
 def test_every_folder_a_distribution_has_is_installed_by_nix() -> None:
