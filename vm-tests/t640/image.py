@@ -109,7 +109,7 @@ def _stage(recipe: Recipe) -> Path:
     """Write the whole mkosi project into the cache; nothing inside the tool root sees the repository."""
     project = cache_directory() / "mkosi" / f"{recipe.release}-{recipe.kernel}"
     shutil.rmtree(project, ignore_errors=True)
-    shutil.copytree(PROJECT, project)
+    shutil.copytree(PROJECT, project, symlinks=True)
     layout, mirror = layouts.load(), system_mirror()
     work = cache_directory() / "mkosi"
     for name in ("mkosi.cache", "mkosi.packages"):

@@ -104,9 +104,9 @@ class Clinic:
         """Connect the clinic again."""
         network.set_uplink(self.network.clinic, up=True)
 
-    def capture(self, name: str) -> Capture:
-        """Record every packet to and from the appliance from now on."""
-        return Capture(self.session, self.network.clinic, network.TAP, self.session.work / f"{name}.pcap")
+    def capture(self, name: str, interface: str = network.TAP) -> Capture:
+        """Record every packet to and from the appliance (or on another interface of the gateway) from now on."""
+        return Capture(self.session, self.network.clinic, interface, self.session.work / f"{name}.pcap")
 
     def run(self, argv: list[str], *, host: str = "", timeout: float = 60) -> str:
         """Run a program on a host of the clinic (default: the gateway); returns its output. Raises `RigError`."""
