@@ -36,7 +36,7 @@ CHECKINS = 60
 """Check-ins of each device in a run."""
 ROUNDS = 3
 """Other work on the machine only ever slows a round down, so the best one is the nearest to the truth."""
-FEWEST = 0.15
+FEWEST = 0.1
 """The least share of the bare application's rate that is good enough: signatures and a disk do cost something."""
 LIMITS = """
 [limits]

@@ -18,6 +18,7 @@ from appliance_protocol.keys import PrivateKey
 from appliance_protocol.verdict import Score
 from central_command import fleet
 from central_command.audit import Actor
+from central_command.settings import Settings
 from central_command.tables import devices, incidents, sites
 from tests.central_command.rig import Central, DeviceClient, Refused, do
 
@@ -152,6 +153,22 @@ def test_the_servers_clock_decides_who_is_alive_and_the_skew_is_shown(central: C
 def test_liveness_by_seconds_of_silence(silent: float | None, expected: str) -> None:
     now = 1e9
     assert fleet.liveness("active", None if silent is None else now - silent, now, 60) == expected
+
+
+def test_the_database_counts_liveness_as_the_code_does(central: Central) -> None:
+    for silent in (None, 0, 100, 400, 5000):
+        device = central.device()
+        seen = None if silent is None else time.time() - silent
+        central.change(sa.update(devices).where(devices.c.id == device.device_id).values(last_seen_at=seen))
+
+    async def work() -> tuple[dict[str, int], list[fleet.DeviceView]]:
+        async with central.database() as database, database.read() as connection:
+            settings = Settings()
+            return await fleet.counts(connection, settings), await fleet.every(connection, settings, limit=10**6)
+
+    counts, views = do(work())
+    for state in ("never", "online", "late", "offline"):
+        assert counts[state] == sum(view.liveness == state for view in views) > 0
 
 
 def test_the_assigned_release_of_the_site_is_told_unless_the_device_has_one(central: Central) -> None:

@@ -144,16 +144,23 @@ def test_a_lost_server_key_stops_the_start_instead_of_stranding_every_device(mak
     central.stop()
 
 
-def test_a_client_that_trickles_its_request_is_hung_up_on(sqlite_central: Central) -> None:
+@pytest.mark.parametrize("before", ["", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["at once", "after a request"])
+@pytest.mark.parametrize("sent", [
+    "POST /device/v1/chec", "POST /device/v1/checkin HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab",
+], ids=["half a head", "half a body"])
+def test_a_client_that_stops_in_mid_request_is_hung_up_on(sqlite_central: Central, before: str, sent: str) -> None:
     port = int(sqlite_central.url.rsplit(":", 1)[1])
     context = ssl.create_default_context(cafile=str(sqlite_central.certificates.ca))
-    start = b"POST /device/v1/checkin HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab"
-    for head in (start[:26], start):
-        with context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1") as client:
-            client.settimeout(15)
-            client.sendall(head)
-            answer = client.recv(4096)
-            assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1") as client:
+        client.settimeout(20)
+        client.sendall(before.encode())
+        if before:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(sent.encode())
+        heard = b""
+        while part := client.recv(65536):
+            heard += part
+        assert (b"HTTP/1.1 408 " in heard) == ("Content-Length" in sent)
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(sqlite_central: Central, make_central: MakeCentral) -> None:

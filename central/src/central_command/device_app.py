@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+import msgspec
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
@@ -149,7 +150,10 @@ class DeviceDesk:
 
     def _reply(self, model: object) -> Response:
         envelope = seal(model, PayloadType.REPLY, self._services.key)
-        return Response(envelope.to_bytes(), media_type="application/json", headers={"Cache-Control": "no-store"})
+        # The payload is canonical because it is signed; the envelope around it need only be JSON.
+        return Response(
+            msgspec.json.encode(envelope), media_type="application/json", headers={"Cache-Control": "no-store"}
+        )
 
 
 def _parse(body: bytes) -> Envelope:

@@ -115,21 +115,41 @@ def describe(view: DeviceView) -> dict[str, Any]:
 
 async def every(
     connection: AsyncConnection, settings: Settings, *, text: str = "", site_id: str = "", state: str = "",
-    limit: int = 1000,
+    limit: int = 500,
 ) -> list[DeviceView]:
     """Devices by site and host name. `text` is looked for in names, ids, serials, versions and MAC addresses.
 
     Retired devices are shown only when `state` asks for them.
     """
+    now = time.time()
     query = _query().order_by(sites.c.name, devices.c.hostname, devices.c.id).limit(limit)
-    query = query.where(devices.c.state == ("retired" if state == Liveness.RETIRED else "active"))
+    if state in list(Liveness):
+        query = query.where(_liveness_column(now, settings.checkin_interval) == state)
+    else:
+        query = query.where(devices.c.state == "active")
     if site_id:
         query = query.where(devices.c.site_id == site_id)
     if text.strip():
         query = query.where(_matches(clean(text, 100)))
-    now = time.time()
-    views = [_view(row, now, settings) for row in (await connection.execute(query)).mappings()]
-    return [view for view in views if not state or view.liveness == state]
+    return [_view(row, now, settings) for row in (await connection.execute(query)).mappings()]
+
+
+async def counts(connection: AsyncConnection, settings: Settings) -> dict[Liveness, int]:
+    """How many devices there are of each liveness."""
+    column = _liveness_column(time.time(), settings.checkin_interval).label("liveness")
+    found = await connection.execute(sa.select(column, sa.func.count()).group_by(column))
+    numbers = {Liveness(name): int(number) for name, number in found}
+    return {state: numbers.get(state, 0) for state in Liveness}
+
+
+def _liveness_column(now: float, interval: int) -> sa.ColumnElement[str]:
+    """`liveness` as SQL; a test holds the two against each other."""
+    silent = now - devices.c.last_seen_at
+    return sa.case(
+        (devices.c.state != "active", Liveness.RETIRED.value), (devices.c.last_seen_at.is_(None), Liveness.NEVER.value),
+        (silent <= 3 * interval, Liveness.ONLINE.value), (silent <= 15 * interval, Liveness.LATE.value),
+        else_=Liveness.OFFLINE.value,
+    )
 
 
 def _matches(text: str) -> sa.ColumnElement[bool]:

@@ -229,9 +229,8 @@ async def take_result(connection: AsyncConnection, result: OrderResult) -> bool:
         return True
     if len(kept) < MAX_RESULTS:
         await connection.execute(sa.insert(order_results).values(**_result_row(result, digest, applied=not final)))
-    if not final:
-        news = _outcome(result, row["started_at"], time.time())
-        await connection.execute(sa.update(orders).where(orders.c.id == result.order_id).values(**news))
+    news = _outcome(result, row["started_at"], time.time()) if not final else _late(result, row["reason"])
+    await connection.execute(sa.update(orders).where(orders.c.id == result.order_id).values(**news))
     return final
 
 
@@ -248,6 +247,11 @@ def _outcome(result: OrderResult, started_at: float | None, now: float) -> dict[
         "state": result.state.value, "reason": clean(result.message, 1000), "details": json.dumps(details),
         "started_at": now if started_at is None else started_at, "finished_at": now if result.state.final else None,
     }
+
+
+def _late(result: OrderResult, reason: str) -> dict[str, Any]:
+    """A final state stays what it is; that the device came and said something after all is added to the reason."""
+    return {"reason": clean(f"{reason}; later the device said {result.state.value}: {result.message}", 1000)}
 
 
 async def sweep(connection: AsyncConnection, now: float) -> int:

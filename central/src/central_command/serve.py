@@ -104,7 +104,7 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
     seconds = settings.limits.body_seconds
 
     class Impatient(H11Protocol):
-        """Hangs up on a client that does not get its first request's head across in time (slow loris)."""
+        """Hangs up on a client that does not get a request's head across in time (slow loris)."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -112,13 +112,20 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self._asked() and self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+            if self._asked():
+                self._forget_deadline()
+            elif self._deadline is None:
+                self._deadline = self.loop.call_later(seconds, self._hang_up)
 
         def _asked(self) -> bool:
-            """Whether a whole request head has come in: uvicorn makes the cycle then (its annotation omits None)."""
-            return getattr(self, "cycle", None) is not None
+            """Whether a request is being answered: uvicorn makes the cycle once the whole head has come in."""
+            cycle = getattr(self, "cycle", None)
+            return cycle is not None and not cycle.response_complete
+
+        def _forget_deadline(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
 
         def _hang_up(self) -> None:
             if not self._asked() and not self.transport.is_closing():
@@ -131,8 +138,7 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
                 self.loop.call_later(1, self.transport.abort)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
+            self._forget_deadline()
             super().connection_lost(exc)
 
     return Impatient

@@ -25,6 +25,8 @@ from central_command.services import Services
 from central_command.sessions import Session
 
 _PER_PAGE = 50
+_SHOWN = 500
+"""Devices on one page; the filter finds the others."""
 _MAX_SEQUENCE = 2**53
 
 
@@ -60,14 +62,15 @@ class Pages:
         asked = {name: clean(request.query_params.get(name, ""), 100) for name in ("text", "site_id", "state")}
         async with self._services.database.read() as connection:
             found = await fleet.every(
-                connection, self._settings, text=asked["text"], site_id=asked["site_id"], state=asked["state"]
+                connection, self._settings, text=asked["text"], site_id=asked["site_id"], state=asked["state"],
+                limit=_SHOWN,
             )
-            everything = await fleet.every(connection, self._settings)
+            counts = await fleet.counts(connection, self._settings)
             places = await sites.every(connection)
-        counts = {state: sum(view.liveness == state for view in everything) for state in Liveness}
+        total = sum(counts.values()) - counts[Liveness.RETIRED]
         return page(
-            request, "devices.html", session, devices=found, total=len(everything), counts=counts, sites=places,
-            asked=asked, states=list(Liveness),
+            request, "devices.html", session, devices=found, total=total, counts=counts, sites=places,
+            asked=asked, states=list(Liveness), cut=len(found) if len(found) == _SHOWN else 0,
         )
 
     async def device(self, request: Request) -> Response:
