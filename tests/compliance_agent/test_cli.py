@@ -10,11 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance_protocol.evidence import EvidenceCause
+from appliance_protocol.clock import ClockReading, ClockState
+from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, Release
+from appliance_protocol.keys import PrivateKey
 from appliance_protocol.verdict import CheckResult
+from compliance_agent.cli_evidence import verify_file
 from compliance_agent.config import Config
 from compliance_agent.enrolling import enrol
+from compliance_agent.evidence_writer import sign
 from compliance_agent.identity import Invitation
+from compliance_agent.verifying import ExportHeader, write_export
 from tests.compliance_agent.agent_world import agent_in
 from tests.compliance_agent.central_peer import CODE, DEVICE, CentralPeer
 
@@ -148,13 +153,22 @@ def test_evidence_is_listed_shown_exported_and_verified(enrolled: Path, tmp_path
     ],
 )
 def test_what_was_done_to_an_export_shows_in_the_exit_code(
-    enrolled: Path, tmp_path: Path, damage: object, code: int, outcome: str
+    tmp_path: Path, damage: object, code: int, outcome: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "out.jsonl"
-    call(enrolled, "evidence", "export", str(file))
+    key, head, envelopes = PrivateKey.generate(), ChainHead(), []
+    clock = ClockReading(1_790_000_000.0, 1.0, "boot", ClockState.SYNCHRONISED)
+    for sequence in (1, 2, 3):
+        release = Release("t640", "2026.11.0")
+        cause = EvidenceCause.CHANGE
+        bundle = EvidenceBundle(DEVICE, sequence, head.digest, cause, clock, release, "1", "p", "PT1H", ())
+        sealed = sign(bundle, key)
+        head = ChainHead(sequence, sealed.digest)
+        envelopes.append(sealed.envelope)
+    write_export(file, ExportHeader(DEVICE, key.public.text, 1, 3, 0.0), envelopes)
     file.write_bytes(b"\n".join(damage(file.read_bytes().splitlines())))  # type: ignore[operator]
-    done = call(enrolled, "evidence", "verify", str(file), "--json")
-    assert (done.returncode, json.loads(done.stdout)["outcome"]) == (code, outcome)
+    assert verify_file(file, key.public.text, as_json=True) == code
+    assert json.loads(capsys.readouterr().out)["outcome"] == outcome
 
 
 def test_a_pinned_key_that_did_not_sign_is_tampering(enrolled: Path) -> None:

@@ -114,6 +114,12 @@ class Ledger:
 
     def mark_sent(self, device_id: str, up_to: int, at: float) -> None:
         """Central Command has every bundle up to sequence `up_to`."""
+        waiting = self.database.rows(
+            "SELECT 1 FROM evidence WHERE device_id = ? AND sequence <= ? AND sent_at IS NULL LIMIT 1",
+            (device_id, up_to),
+        )
+        if not waiting:
+            return  # the usual minute: nothing to write, and the disk stays quiet
         with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE evidence SET sent_at = ? WHERE device_id = ? AND sequence <= ? AND sent_at IS NULL",
