@@ -18,6 +18,7 @@ from t640.clinic import network
 from t640.clinic.site import Clinic
 from t640.clinic.truth import HOSTS, Host
 from t640.errors import RigError
+from t640.processes import wait_for
 from t640.session import open_session
 
 pytestmark = [pytest.mark.netns, pytest.mark.xdist_group("netns")]
@@ -73,7 +74,7 @@ def test_the_ultrasound_machine_answers_a_dicom_echo(clinic: Clinic) -> None:
 
 def test_the_printer_records_every_byte_it_is_sent(clinic: Clinic) -> None:
     clinic.run(["sh", "-c", "exec bash -c 'printf hello >/dev/tcp/10.77.0.15/9100'"], host="admin")
-    assert (9100, b"hello") in clinic.received("printer")
+    wait_for(lambda: (9100, b"hello") in clinic.received("printer"), timeout=5, what="The printer's note")
 
 
 def test_snmp_names_the_access_point(clinic: Clinic) -> None:

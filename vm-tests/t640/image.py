@@ -64,7 +64,14 @@ class Artifacts:
 
 def key(recipe: Recipe) -> str:
     """What the built image depends on, in sixteen hex digits."""
-    inputs = [PROJECT, layouts.LAYOUT_FILE, PACKAGE / "layout.py", PACKAGE / "image.py", PACKAGE / "wheels.py"]
+    inputs = [
+        PROJECT,
+        layouts.LAYOUT_FILE,
+        REPOSITORY / "image/sysctl.d",
+        PACKAGE / "layout.py",
+        PACKAGE / "image.py",
+        PACKAGE / "wheels.py",
+    ]
     digest = hashlib.sha256(wheels.content_key([*inputs, *distributions()]).encode())
     digest.update(
         json.dumps([recipe.version, recipe.variant, recipe.release, recipe.kernel, dict(recipe.files)]).encode()
@@ -147,7 +154,7 @@ def _command_line(layout: layouts.Layout, recipe: Recipe) -> list[str]:
 
 def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     wheels.install_all(tree)
-    shutil.copytree(REPOSITORY / "image/sysctl.d", tree / "usr/lib/sysctl.d")
+    shutil.copytree(REPOSITORY / "image/sysctl.d", tree / "usr/lib/sysctl.d", dirs_exist_ok=True)
     _write_all(tree / "usr/share/appliance-update", {"build-time": f"{int(time.time())}\n"})
     for name, text in layouts.device_definitions(layout).items():
         _write_all((tree / "usr/lib" / name).parent, {Path(name).name: text})
