@@ -19,6 +19,7 @@ from types import TracebackType
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+Text = subprocess.CompletedProcess[str]
 PROGRAM = Path(sys.executable).with_name("network-scanner")
 
 
@@ -175,11 +176,10 @@ class Lab:
         self._processes.append(process)
         return process  # type: ignore[no-any-return]
 
-    def run(self, command: Sequence[str], *, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str], *, timeout: float = 60, check: bool = True) -> Text:
         """Run a command in the scanner's place."""
-        return subprocess.run(
-            ["ip", "netns", "exec", self.scanner, *command], capture_output=True, text=True, timeout=timeout, check=check
-        )
+        full = ["ip", "netns", "exec", self.scanner, *command]
+        return subprocess.run(full, capture_output=True, text=True, timeout=timeout, check=check)
 
     def scan(self, *options: str, network: str = "10.79.0.0/24", timeout: float = 90) -> dict[str, object]:
         """`network-scanner scan` of the lab's network, as parsed JSON."""

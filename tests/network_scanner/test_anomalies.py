@@ -108,6 +108,7 @@ def test_a_sweep_that_broke_off_leaves_no_half_truth(watch: Watch) -> None:
 
 def test_an_arp_flood_is_bounded(watch: Watch) -> None:
     for number in range(6000):
-        watch.take(arp((0x020000000000 + number).to_bytes(6, "big").hex(":"), f"10.1.{number // 250}.{number % 250 + 1}"))
+        mac = (0x020000000000 + number).to_bytes(6, "big").hex(":")
+        watch.take(arp(mac, f"10.1.{number // 250}.{number % 250 + 1}"))
     assert len(watch.inventory.assets) <= 1024
     assert len(watch._bindings) <= 4096

@@ -96,6 +96,6 @@ def test_every_class_has_rules_and_the_evidence_needs_no_other_class() -> None:
     ('[[rule]]\nfact = "port"', "weight"), ("[[rule", "medical.toml"),
 ])
 def test_a_damaged_rule_names_its_file_and_what_is_wrong(text: str, said: str) -> None:
-    with pytest.raises(RuleError, match="medical.toml") as caught:
+    with pytest.raises(RuleError, match=r"medical\.toml") as caught:
         read_rules(text, DeviceClass.MEDICAL)
     assert said in str(caught.value)

@@ -10,7 +10,17 @@ import pytest
 
 from network_scanner import ports
 from tests.network_scanner.conftest import (
-    CLINIC, DICOM, EXCLUDED, MONITOR, PRINTER, SERVER, SILENT, TARPIT, VISITOR, WINDOWS, Scanned,
+    CLINIC,
+    DICOM,
+    EXCLUDED,
+    MONITOR,
+    PRINTER,
+    SERVER,
+    SILENT,
+    TARPIT,
+    VISITOR,
+    WINDOWS,
+    Scanned,
 )
 from tests.network_scanner.lab import PROGRAM, Host, most_in_a_second
 

@@ -100,8 +100,9 @@ def test_scans_and_events_are_bounded_and_old_devices_forgotten_unless_a_person_
         for number in range(300):
             inventory.happen(next(iter(inventory.assets)), NOW + number, "presence", "x")
         store.save(inventory)
+        rows = [(str(number), number) for number in range(MAX_SCANS + 50)]
         with store._db.conn:
-            store._db.conn.executemany("INSERT INTO scans VALUES (?, ?, '{}')", [(str(n), n) for n in range(MAX_SCANS + 50)])
+            store._db.conn.executemany("INSERT INTO scans VALUES (?, ?, '{}')", rows)
         forgotten = store.prune(NOW + 40 * 86400)
         left = store.load()
         assert [asset.randomised for asset in left] == [False]

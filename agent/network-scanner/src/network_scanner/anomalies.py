@@ -108,7 +108,8 @@ class Watch:
                 f"the gateway {seen.ip} was {known.mac}, now {seen.mac} answers for it", [seen.mac],
             )
         if len(self._bindings) >= MAX_BINDINGS:
-            self._bindings.pop(min(self._bindings, key=lambda ip: self._bindings[ip].at))
+            self._bindings.pop(next(iter(self._bindings)))
+        self._bindings.pop(seen.ip, None)
         self._bindings[seen.ip] = _Binding(seen.mac, seen.at)
 
     def remember(self, ip: str, mac: str, at: float) -> None:
