@@ -1,42 +1,5 @@
-{
-  applianceDistribution,
-  aiosqlite,
-  alembic,
-  appliance-protocol,
-  asyncpg,
-  click,
-  cryptography,
-  fastapi,
-  jinja2,
-  msgspec,
-  pynacl,
-  python-multipart,
-  rich,
-  securesystemslib,
-  sqlalchemy,
-  tuf,
-  uvicorn,
-}:
+{ applianceDistribution }:
 
 applianceDistribution {
   root = ./.;
-  dependencies = [
-    aiosqlite
-    alembic
-    appliance-protocol
-    asyncpg
-    click
-    cryptography
-    fastapi
-    jinja2
-    msgspec
-    pynacl
-    python-multipart
-    rich
-    securesystemslib
-    sqlalchemy
-    tuf
-    uvicorn
-  ]
-  ++ sqlalchemy.optional-dependencies.asyncio;
 }

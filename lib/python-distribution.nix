@@ -1,7 +1,7 @@
 # Builds one Python distribution of this repository together with the files it ships beside its
 # code: systemd units, sysusers and tmpfiles definitions, D-Bus policy, polkit rules and data.
 #
-# Name, version, description and programs come from pyproject.toml. The units say
+# Name, version, description, dependencies and programs come from pyproject.toml. The units say
 # /usr/bin/<program>, which is where other Linux systems install it; here every such path becomes
 # the one in the store.
 {
@@ -14,7 +14,6 @@
   root,
   # Whether other distributions import it (a library) or people and units run it (an application).
   library ? false,
-  dependencies,
   meta ? { },
   passthru ? { },
   ...
@@ -24,6 +23,19 @@ let
   inherit (lib) fileset;
 
   inherit (lib.importTOML (root + "/pyproject.toml")) project;
+
+  # "sqlalchemy[asyncio]>=2.0" as the packages of nixpkgs it stands for.
+  dependency =
+    requirement:
+    let
+      parts = lib.match "([A-Za-z0-9._-]+)(\\[([a-z0-9_,-]+)])?.*" requirement;
+      name = lib.toLower (lib.replaceStrings [ "_" "." ] [ "-" "-" ] (lib.head parts));
+      extras = lib.optionals (lib.elemAt parts 2 != null) (lib.splitString "," (lib.elemAt parts 2));
+      package =
+        python3Packages.${name}
+          or (throw "${project.name}/pyproject.toml depends on ${requirement}, and nixpkgs has no Python package called ${name}");
+    in
+    [ package ] ++ lib.concatMap (extra: package.optional-dependencies.${extra}) extras;
 
   # The folders of a distribution and where they are installed.
   destinations = {
@@ -68,7 +80,7 @@ build (
     };
 
     build-system = [ python3Packages.setuptools ];
-    inherit dependencies;
+    dependencies = lib.concatMap dependency project.dependencies;
     pythonImportsCheck = arguments.pythonImportsCheck or [ (lib.replaceStrings [ "-" ] [ "_" ] project.name) ];
 
     postInstall = lib.concatStrings (
@@ -103,7 +115,9 @@ build (
       ) (unitFiles.readUnits (root + "/systemd"));
 
       # The same for the initrd, and where its scripts are.
-      initrdUnits = lib.filterAttrs (name: _: lib.hasInfix ".d/" name || lib.hasInfix "." name) (unitFiles.readUnits initrd);
+      initrdUnits = lib.filterAttrs (name: _: lib.hasInfix "." name) (
+        unitFiles.readUnits initrd
+      );
       inherit initrd;
 
       # What the programs use where their configuration is silent, in the form of a settings option.

@@ -61,6 +61,7 @@ in
       name = package.pname;
       value = {
         inherit (package) ships version;
+        dependencies = map lib.getName package.dependencies;
         program = lib.getExe package;
       };
     }) ours

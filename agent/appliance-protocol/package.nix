@@ -1,16 +1,6 @@
-{
-  applianceDistribution,
-  msgspec,
-  pynacl,
-  rfc8785,
-}:
+{ applianceDistribution }:
 
 applianceDistribution {
   root = ./.;
   library = true;
-  dependencies = [
-    msgspec
-    pynacl
-    rfc8785
-  ];
 }

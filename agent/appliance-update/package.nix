@@ -1,23 +1,7 @@
-{
-  applianceDistribution,
-  click,
-  msgspec,
-  requests,
-  rich,
-  securesystemslib,
-  tuf,
-}:
+{ applianceDistribution }:
 
 applianceDistribution {
   root = ./.;
-  dependencies = [
-    click
-    msgspec
-    requests
-    rich
-    securesystemslib
-    tuf
-  ];
 
   # The updater finds the disk by the same description the image was built from.
   postInstall = ''

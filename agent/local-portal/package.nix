@@ -1,25 +1,5 @@
-{
-  applianceDistribution,
-  appliance-protocol,
-  click,
-  cryptography,
-  jinja2,
-  msgspec,
-  pynacl,
-  starlette,
-  uvicorn,
-}:
+{ applianceDistribution }:
 
 applianceDistribution {
   root = ./.;
-  dependencies = [
-    appliance-protocol
-    click
-    cryptography
-    jinja2
-    msgspec
-    pynacl
-    starlette
-    uvicorn
-  ];
 }

@@ -1,23 +1,5 @@
-{
-  applianceDistribution,
-  appliance-protocol,
-  click,
-  msgspec,
-  rich,
-  sqlite-utils,
-  starlette,
-  uvicorn,
-}:
+{ applianceDistribution }:
 
 applianceDistribution {
   root = ./.;
-  dependencies = [
-    appliance-protocol
-    click
-    msgspec
-    rich
-    sqlite-utils
-    starlette
-    uvicorn
-  ];
 }

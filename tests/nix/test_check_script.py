@@ -12,7 +12,10 @@ import pytest
 from tests.nix.files import ROOT
 
 CHECK = ROOT / "vm-tests/nixos/check"
-TOOLS = "bash cat dirname git grep head mkdir realpath rm sed sort tar timeout touch".split()
+TOOLS = (
+    "bash", "cat", "dirname", "git", "grep", "head", "mkdir", "realpath", "rm", "sed", "sort", "tar", "timeout",
+    "touch",
+)  # fmt: skip
 
 
 @pytest.fixture

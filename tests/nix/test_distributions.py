@@ -66,16 +66,6 @@ def test_the_module_declares_the_accounts_of_sysusers(distribution: Path) -> Non
         assert frozenset(re.findall(r'"([^"]+)"', groups[1] if groups else "")) == account.groups
 
 
-@pytest.mark.parametrize("distribution", named(DISTRIBUTIONS))
-def test_the_nix_package_names_every_dependency(distribution: Path) -> None:
-    project = tomllib.loads((distribution / "pyproject.toml").read_text())["project"]
-    wanted = {re.split(r"[<>=\[ ;~!]", item)[0].lower() for item in project["dependencies"]}
-    package = (distribution / "package.nix").read_text()
-    block = re.search(r"dependencies = \[(.*?)\]", package, re.DOTALL)
-    assert block, "package.nix has no list of dependencies"
-    assert set(block[1].split()) == wanted, f"{distribution / 'package.nix'} and pyproject.toml disagree"
-
-
 def test_every_folder_a_distribution_has_is_installed_by_nix() -> None:
     builder = (ROOT / "lib/python-distribution.nix").read_text()
     known = set(re.findall(r'^    "([\w.-]+)" = "', builder, re.MULTILINE)) | {"src", "etc", "initrd"}

@@ -126,6 +126,21 @@ def test_the_base_system_is_set_up_like_the_stand_in_s(t640: Host, rendered_file
         assert rendered.get(key, "") == value, key
 
 
+def test_the_updater_is_built_from_nothing_it_may_have_to_repair(t640: Host) -> None:
+    others = {path.name for path in DISTRIBUTIONS} - {"appliance-update"}
+    assert not others & set(t640["packages"]["appliance-update"]["dependencies"])
+
+
+def test_every_package_is_built_from_what_its_pyproject_names(host: Host) -> None:
+    for package, facts in host["packages"].items():
+        folder = next(path for path in DISTRIBUTIONS if path.name in (package, package.split("-")[0]))
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        wanted = {re.split(r"[<>=\[ ;~!]", item)[0].lower() for item in project["dependencies"]}
+        # nixpkgs names a package by its own pname, in which case and dashes differ now and then.
+        built = {name.lower().replace("_", "-") for name in facts["dependencies"]}
+        assert wanted <= built, package
+
+
 def test_no_secret_and_no_identity_is_part_of_the_image(t640: Host) -> None:
     assert not t640["etc"].get("machine-id", "").strip()
     everything = str(t640["etc"]) + str(t640["settings"])

@@ -3,7 +3,7 @@
 { lib, ... }:
 
 let
-  inherit (import ../../lib/layout.nix { inherit lib; }) layout;
+  inherit (import ../../lib/layout.nix { inherit lib; }) layout atVersion state;
 in
 {
   name = "image-boot";
@@ -18,7 +18,13 @@ in
   };
 
   testScript =
-    { nodes, ... }: # python
+    { nodes, ... }:
+    let
+      inherit (nodes.machine.system.image) version;
+      labels = map (partition: atVersion version partition.label) layout.partition;
+      blessed = "/boot${layout.esp.uki_directory}/${atVersion version layout.esp.uki_name}";
+    in
+    # python
     ''
       import os
       import subprocess
@@ -44,15 +50,12 @@ in
 
       with subtest("The first boot made the second slot and the state"):
           labels = machine.succeed("lsblk --noheadings --output PARTLABEL /dev/nvme0n1").split()
-          assert labels == [
-              "ESP", "t640-verity_${nodes.machine.system.image.version}", "t640_${nodes.machine.system.image.version}",
-              "_empty", "_empty", "state",
-          ], labels
-          machine.succeed("findmnt --source /dev/disk/by-partlabel/state ${"/var"}")
+          assert labels == ${builtins.toJSON labels}, labels
+          machine.succeed("findmnt --source /dev/disk/by-partlabel/${state.label} ${state.mount_point}")
 
       with subtest("The boot was counted, and the gate blessed it"):
           machine.wait_for_unit("boot-complete.target")
-          machine.wait_until_succeeds("test -e /boot/EFI/Linux/t640_${nodes.machine.system.image.version}.efi")
+          machine.wait_until_succeeds("test -e ${blessed}")
 
       with subtest("The machine is who it was after a restart"):
           identity = machine.succeed("cat /etc/machine-id")
