@@ -21,6 +21,7 @@ from central_command import device_app, operator_api, problems
 from central_command.dashboard import forms, pages, render
 from central_command.dashboard.access import LoginNeeded
 from central_command.limits import BoundedBody
+from central_command.problems import ProblemError
 from central_command.services import Services
 from central_command.settings import Settings
 
@@ -74,6 +75,10 @@ class _Doors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
+        if scope["type"] == "http" and "\0" in scope["path"]:
+            # No path of ours has one; older file handlers and databases stumble over it.
+            await problems.response(ProblemError(404, "There is no such page."))(scope, receive, send)
+            return
         to_device = scope["type"] == "http" and scope["path"].startswith(device_app.PREFIX)
         await (self._devices if to_device else self._people)(scope, receive, send)
 
