@@ -11,7 +11,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -161,18 +160,6 @@ def test_kill_nine_in_the_middle_of_writing_loses_no_acknowledged_bundle(tmp_pat
     assert outcome.judgement is Judgement.OK
     for sequence, digest in acknowledged.items():
         assert ledger.digest_at(DEVICE, sequence) == digest
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_full_disk_refuses_new_bundles_keeps_the_old_and_recovers(small_disk: Path) -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from appliance_protocol.clock import ClockState
 from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, verify_chain
+from appliance_protocol.local import LocalServiceError, request
+from appliance_protocol.local_models import AgentStatus
 from appliance_protocol.orders import OrderState
 from appliance_protocol.verdict import Verdict
 from appliance_protocol.wire import decode
 from compliance_agent.central import CentralError, Untrusted
-from compliance_agent.database import StoreFull
+from compliance_agent.database import StoreError, StoreFull
 from compliance_agent.enrolling import enrol
 from compliance_agent.identity import Invitation
 from compliance_agent.service import Agent
-from tests.compliance_agent.agent_world import SettableCheck, SettableClock, agent_in
+from tests.compliance_agent.agent_world import SettableCheck, SettableClock, agent_in, config_in
 from tests.compliance_agent.central_peer import CODE, DEVICE, CentralPeer
 
 
@@ -337,3 +344,104 @@ async def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path, ce
     assert central.bundles
     assert_intact(central)
     assert agent.ledger.head(DEVICE) == central.head
+
+
+async def test_with_a_full_disk_the_agent_says_so_checks_in_sends_what_it_has_and_recovers(
+    small_disk: Path, central: CentralPeer
+) -> None:
+    agent = await enrolled(small_disk, central)
+    await agent._evidence()
+    assert agent.key is not None
+    for _ in range(5):
+        await agent.writer.write(EvidenceCause.CHANGE, agent.key)
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(b"\0" * 4096):
+            pass
+    central.order("order-1", "run_checks")
+    clock = agent.clock
+    assert isinstance(clock, SettableClock)
+    with contextlib.suppress(StoreFull):
+        for _ in range(500):  # until the log's own room is used up
+            await agent.writer.write(EvidenceCause.CHANGE, agent.key)
+    for name in ("checks", "evidence", "check-in", "upload", "orders"):
+        agent.tasks[name].start()
+    clock.advance(4000)
+    await until(lambda: any("the state disk is full" in problem for problem in agent.problems()))
+    await until(lambda: len(central.checkins) >= 1 and len(central.bundles) >= 6)
+    assert agent.status().score.conforming == 1
+    assert not any(task.report().stuck for task in agent.tasks.values())
+    sent = len(central.bundles)
+    ballast.unlink()
+    clock.advance(4000)
+    for name in ("checks", "evidence", "check-in", "orders"):
+        agent.tasks[name].wake()
+    await until(lambda: len(central.bundles) > sent)
+    await agent.check_in()
+    await until(lambda: not any("full" in problem for problem in agent.problems()), "full")
+    for task in agent.tasks.values():
+        await task.stop()
+    assert agent.ledger.head(DEVICE).sequence >= sent + 1
+    assert_intact(central)
+
+
+async def test_a_box_that_starts_with_a_full_disk_still_checks_in_and_tells_it(
+    small_disk: Path, central: CentralPeer
+) -> None:
+    first = await enrolled(small_disk, central)
+    await first._evidence()
+    first.store.database.close()
+    first.ledger.database.close()
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(b"\0" * 4096):
+            pass
+    agent = agent_in(small_disk)
+    await agent.load()
+    with pytest.raises(StoreError, match="full"):
+        await agent._identity()
+    with pytest.raises(StoreError, match="full"):
+        await agent._check_in()
+    assert any("full" in problem for problem in central.checkins[-1].problems)
+    ballast.unlink()
+    await agent._identity()
+    await agent._checks()
+    await agent._evidence()
+    await agent._check_in()
+    await drain(agent)
+    assert [bundle.sequence for bundle in bundles(central)] == [1, 2]
+    assert_intact(central)
+
+
+def test_the_real_program_starts_in_1970_and_says_so(tmp_path: Path) -> None:
+    library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+    if library is None:
+        pytest.skip("libfaketime (Debian: faketime) is not installed")
+    config = config_in(tmp_path)
+    (tmp_path / "c.toml").write_text(f'[paths]\nstate = "{config.paths.state}"\nruntime = "{config.paths.runtime}"\n')
+    environment = os.environ | {"LD_PRELOAD": str(library), "FAKETIME": "@1970-01-01 00:01:00", "TZ": "UTC"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compliance_agent", "--config", str(tmp_path / "c.toml"), "run"],
+        env=environment | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        status = None
+        while status is None or status.checks_at is None:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            with contextlib.suppress(LocalServiceError):
+                status = request(config.runtime / "api.sock", "GET", "/v1/status", AgentStatus)
+            time.sleep(0.1)
+        assert status.clock is ClockState.UNSYNCHRONISED
+        assert status.started_at < 86400
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+
+
+async def until(condition: Callable[[], bool], what: str = "", seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)

@@ -109,6 +109,8 @@ class CheckIn:
     scan: ScanSummary | None = None
     ip_addresses: tuple[str, ...] = ()
     orders_in_progress: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What is wrong with the agent itself (disk full, a wrong value in its configuration …), each a sentence."""
 
 
 @dataclass(frozen=True)

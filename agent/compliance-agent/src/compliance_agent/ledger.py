@@ -126,12 +126,12 @@ class Ledger:
                 (at, device_id, up_to),
             )
 
-    def backlog(self, device_id: str) -> tuple[int, float | None, int]:
-        """How many bundles wait, since when (seconds since the epoch), and their size in bytes."""
+    def backlog(self, device_id: str, after: int = 0) -> tuple[int, float | None, int]:
+        """How many bundles after a sequence wait, since when (seconds since the epoch), and their size in bytes."""
         row = self.database.rows(
             "SELECT count(*) AS pending, min(written_at) AS oldest, coalesce(sum(size), 0) AS bytes "
-            "FROM evidence WHERE device_id = ? AND sent_at IS NULL",
-            (device_id,),
+            "FROM evidence WHERE device_id = ? AND sent_at IS NULL AND sequence > ?",
+            (device_id, after),
         )[0]
         return row["pending"], row["oldest"], row["bytes"]
 

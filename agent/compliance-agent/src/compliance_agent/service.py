@@ -81,11 +81,12 @@ class Agent:
         self.runner = CheckRunner(discover_checks() if checks is None else checks)
         self.schedule = Schedule(self.runner.checks)
         self.writer = EvidenceWriter(config, self.state, self.ledger, self.clock)
-        self.uplink = Uplink(config, self.state, self.store, self.ledger, self.clock)
+        self.uplink = Uplink(config, self.state, self.store, self.ledger, self.clock, self.problems)
         self.orders = OrderRunner(self.store, discover_handlers(), self)
         self._facts_file = root / config.paths.facts.lstrip("/")
         self._pass = asyncio.Lock()
         self._enrol_pause = 2.0
+        self._entered = ""
         self.tasks = self._make_tasks()
 
     def _make_tasks(self) -> dict[str, Task]:
@@ -112,10 +113,12 @@ class Agent:
         if found is None:
             found = await self._redeem()
         if found is not None and found != self.state.enrolment:
-            await self._enter(found.device_id)
             self.state.enrolment, self.state.server_head = found, None
+            self.writer.begin()
             log.info("this is device %s of site %s", found.device_id, found.site_name or found.site_id)
             self.tasks["check-in"].wake()
+        if found is not None and self._entered != found.device_id:
+            await self._enter(found.device_id)
         return 2.0 if found is not None else self._enrol_pause
 
     async def _redeem(self) -> Any:
@@ -132,10 +135,10 @@ class Agent:
             raise
 
     async def _enter(self, device_id: str) -> None:
-        """Take up the chain of this device where the ledger left it."""
+        """Take up the chain of this device where the ledger left it. Without a disk, it is tried again and again."""
         self.state.evidence_head = await on_disk(self.ledger.head, device_id)
-        self.writer.begin()
         await self.uplink.count(device_id)
+        self._entered = device_id
 
     async def _checks(self) -> float:
         """Run the checks that are due."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import random
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from appliance_protocol.clock import ClockReading
@@ -22,14 +23,14 @@ from appliance_protocol.keys import PrivateKey
 from appliance_protocol.local import LocalServiceError, request
 from compliance_agent import __version__
 from compliance_agent.central import Central, CentralError, Refused
-from compliance_agent.checks.base import Clock
+from compliance_agent.checks.base import Clock, clean
 from compliance_agent.config import Config
 from compliance_agent.database import StoreError
 from compliance_agent.evidence_writer import sign_again
 from compliance_agent.facts.update import update_status
 from compliance_agent.identity import Enrolment, hostname
 from compliance_agent.ledger import Ledger, Sealed
-from compliance_agent.offload import in_thread, on_disk
+from compliance_agent.offload import DeadlineMissed, in_thread, on_disk
 from compliance_agent.order_runner import OrderRunner
 from compliance_agent.state import ServerClock, State
 from compliance_agent.store import Store
@@ -42,13 +43,23 @@ NUMBER = "checkin"
 GONE = (400, 404, 409, 410, 422)
 """Answers to an order's result that will be the same for ever."""
 ASSIGNED = "assigned_version"
+MAX_PROBLEMS = 10
 
 
 class Uplink:
     """The exchanges with Central Command, one method each; every one raises `CentralError` when it fails."""
 
-    def __init__(self, config: Config, state: State, store: Store, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        store: Store,
+        ledger: Ledger,
+        clock: Clock,
+        problems: Callable[[], tuple[str, ...]],
+    ) -> None:
         self._config = config
+        self._problems = problems
         self._state = state
         self._store = store
         self._ledger = ledger
@@ -57,6 +68,7 @@ class Uplink:
         self._central: Central | None = None
         self._central_for: Enrolment | None = None
         self._scan: ScanSummary | None = None
+        self._remembered: str | None = None
 
     async def check_in(self, key: PrivateKey, orders: OrderRunner) -> float:
         """Say how the device is and take what the server answers. Returns the seconds until the next check-in."""
@@ -74,8 +86,16 @@ class Uplink:
         state.last_checkin_at, state.last_checkin_error = now.wall, ""
         state.checkin_interval = min(3600, max(10, reply.checkin_interval))
         await self._take_over(reply, enrolment, key)
-        await orders.accept(reply.orders, enrolment)
+        await self._with_disk("orders", orders.accept(reply.orders, enrolment))
         return self.pause()
+
+    async def _with_disk(self, where: str, work: Awaitable[object]) -> None:
+        """Work that a full or failing disk may put off, but that must not spoil an exchange that has succeeded."""
+        try:
+            await work
+            self._state.notice(where, "")
+        except (StoreError, DeadlineMissed) as error:
+            self._state.notice(where, f"{where}: {error}")
 
     def pause(self) -> float:
         """Seconds until the next check-in, moved at random so that a fleet does not knock in step."""
@@ -146,6 +166,7 @@ class Uplink:
             scan=self._last_scan(),
             ip_addresses=ip_addresses(),
             orders_in_progress=state.orders_in_progress,
+            problems=tuple(clean(problem) for problem in self._problems()[:MAX_PROBLEMS]),
         )
 
     def _next_number(self, clock: ClockReading) -> int:
@@ -171,11 +192,14 @@ class Uplink:
 
     async def _take_over(self, reply: CheckInReply, enrolment: Enrolment, key: PrivateKey) -> None:
         """What the reply says about the release and the chain."""
-        if reply.assigned_version != self._state.assigned_version:
-            self._state.assigned_version = reply.assigned_version
-            with contextlib.suppress(StoreError):
-                await on_disk(self._store.remember, ASSIGNED, reply.assigned_version)
+        self._state.assigned_version = reply.assigned_version
+        if reply.assigned_version != self._remembered:
+            await self._with_disk("assigned version", self._remember(reply.assigned_version))
         await self._reconcile(reply.evidence_head, enrolment, key)
+
+    async def _remember(self, version: str) -> None:
+        await on_disk(self._store.remember, ASSIGNED, version)
+        self._remembered = version
 
     async def _reconcile(self, server: ChainHead, enrolment: Enrolment, key: PrivateKey) -> None:
         """Bring the ledger in line with how far the server's chain reaches. Raises `StoreError`."""
@@ -199,14 +223,13 @@ class Uplink:
             )
             self._state.evidence_head = await on_disk(self._ledger.head, device)
         self._state.server_head = server
-        try:
-            await on_disk(self._ledger.mark_sent, device, server.sequence, at)
-        finally:
-            await self.count(device)
+        await self._with_disk("receipt", on_disk(self._ledger.mark_sent, device, server.sequence, at))
+        await self.count(device)
 
     async def count(self, device_id: str) -> None:
         """Count what waits, by the ledger and by what the server said. Raises `StoreError`."""
-        pending, oldest, size = await on_disk(self._ledger.backlog, device_id)
+        known = self._state.server_head.sequence if self._state.server_head is not None else 0
+        pending, oldest, size = await on_disk(self._ledger.backlog, device_id, known)
         self._state.pending, self._state.pending_since, self._state.pending_bytes = pending, oldest, size
 
     def _way(self, enrolment: Enrolment, key: PrivateKey) -> Central:
