@@ -126,7 +126,7 @@ def test_a_flood_of_invented_names_neither_fills_the_disk_nor_washes_out_the_com
     for number in range(EVERYBODY.free + 20):
         hands.forward(EVERYBODY.longest + 1)
         assert throttle.admit("login", f"10.0.{number}.1", f"name{number}") == 0
-    database.conn.executemany("INSERT INTO attempt VALUES (?, 1, ?)", ((f"x{n}", hands.boot) for n in range(4000)))
+    database.executemany("INSERT INTO attempt VALUES (?, 1, ?)", ((f"x{n}", hands.boot) for n in range(4000)))
     hands.forward(EVERYBODY.longest + 1)
     assert throttle.admit("login", "10.1.1.1", "one-more") == 0
     rows = database.execute("SELECT count(*) FROM attempt").fetchone()[0]

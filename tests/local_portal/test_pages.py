@@ -28,7 +28,7 @@ async def page(desk: Desk, path: str, status: int = 200) -> str:
 
 async def test_every_route_has_a_page_in_these_tests() -> None:
     known = {route.path for route in routes() if isinstance(route, Route) and "GET" in (route.methods or ())}
-    elsewhere = {"/healthz", "/ca.crt", "/claim", "/login", "/evidence/{sequence:int}/download"}
+    elsewhere = {"/healthz", "/ca.crt", "/claim", "/login", "/evidence/{sequence:int}/download", "/static/{name}"}
     shown = {"/", "/devices", "/devices/{device_id}", "/compliance", "/compliance/checks/{check_id}", "/evidence",
              "/evidence/{sequence:int}", "/updates", "/system", "/account"}
     assert known == elsewhere | shown
@@ -334,7 +334,7 @@ async def test_a_state_disk_that_cannot_be_written_does_not_stop_people_from_loo
 
 
 async def test_a_database_that_is_gone_is_a_clear_answer_and_no_crash(desk: Desk, tmp_path: Path) -> None:
-    desk.portal.store.database.conn.close()
+    desk.portal.store.database.close()
     answer = await desk.client.get("/")
     assert answer.status_code in (500, 503)
     assert (await desk.client.get("/healthz")).status_code != 200

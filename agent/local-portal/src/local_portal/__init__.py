@@ -4,9 +4,10 @@ The portal holds no privilege. It reads the compliance agent and the network sca
 the updater through its files, and it says plainly what it could not read.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-try:
-    __version__ = version("local-portal")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "unknown"
+__version__ = "2026.11.0"
+"""As in pyproject.toml; asking importlib.metadata would cost the service more than a MiB for as long as it runs."""
+
+FOLDER = Path(__file__).parent
+"""Templates, static files and the blocklist lie here."""

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from importlib import resources
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from local_portal.forms import FormError
 from local_portal.guard import SAFE_METHODS, Guard
 from local_portal.pages import account, compliance, devices, evidence, overview, public, system, updates
 from local_portal.portal import Portal
-from local_portal.web import SESSION_COOKIE, login_address, problem
+from local_portal.web import SESSION_COOKIE, login_address, preload, problem
 
 _PUBLIC = frozenset({"/healthz", "/login", "/claim", "/ca.crt"})
 _log = logging.getLogger(__name__)
@@ -85,13 +83,13 @@ async def _failure(request: Request, error: Exception) -> Response:
 
 def routes() -> list[BaseRoute]:
     """Every route there is."""
-    static = StaticFiles(directory=str(resources.files("local_portal") / "static"))
     pages = (public, account, overview, devices, compliance, evidence, updates, system)
-    return [*(route for page in pages for route in page.ROUTES), Mount("/static", static)]
+    return [route for page in pages for route in page.ROUTES]
 
 
 def create_app(portal: Portal) -> ASGIApp:
     """The whole application, guarded."""
+    preload()
     app = Starlette(
         routes=routes(),
         middleware=[Middleware(Gate, portal=portal)],

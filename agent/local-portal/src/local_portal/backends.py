@@ -36,7 +36,7 @@ class Backend:
         self.unit = unit
         self._socket = socket
         self._patience = patience
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix=unit)
+        self._pool = ThreadPoolExecutor(max_workers=3, thread_name_prefix=unit)
         self._waiting = 0
 
     async def read(self, resource: str, model: type[Model]) -> Reading[Model]:
@@ -77,6 +77,8 @@ class Backend:
         cause, text = error.__cause__, str(error)
         if isinstance(cause, TimeoutError) or "timed out" in text:
             return f"The {self.name} did not answer within {self._patience:g} seconds."
+        if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
+            return f"The {self.name} is not running."
         if isinstance(cause, OSError):
             return f"The {self.name} cannot be reached ({cause.strerror or cause})."
         if " answered " in text:

@@ -169,7 +169,7 @@ def _unmet(result: CheckResult, now: float) -> bool:
 def _check(result: CheckResult, now: float) -> Iterator[Step]:
     href = f"/compliance/checks/{result.check_id}"
     if result.verdict is Verdict.FAIL:
-        yield Step(Level.ATTENTION, result.title, result.remedy or result.reason, href)
+        yield Step(Level.ATTENTION, f"Not met: {result.title}", result.remedy or result.reason, href)
     elif result.verdict in (Verdict.ERROR, Verdict.UNKNOWN):
         yield Step(Level.UNKNOWN, f"{result.title}: could not be checked", result.reason, href)
     elif result.verdict is Verdict.NOT_CHECKED:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import unicodedata
 from functools import lru_cache
-from importlib import resources
 from itertools import pairwise
 
 import nacl.exceptions
 import nacl.pwhash
+
+from local_portal import FOLDER
 
 SHORTEST = 15
 LONGEST = 256
@@ -58,7 +59,7 @@ def _is_run(text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _blocklist() -> frozenset[str]:
-    lines = resources.files("local_portal").joinpath("passwords.txt").read_text("utf-8").splitlines()
+    lines = (FOLDER / "passwords.txt").read_text("utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from sqlite_utils import Database
 
 MAX_PER_ACCOUNT = 10
 _TOUCH_SECONDS = 30
@@ -27,7 +26,7 @@ class Session:
 class Sessions:
     """The sessions of everybody; `idle` and `absolute` are seconds."""
 
-    def __init__(self, database: Database, ticks: Callable[[], float], idle: float, absolute: float) -> None:
+    def __init__(self, database: sqlite3.Connection, ticks: Callable[[], float], idle: float, absolute: float) -> None:
         self._database = database
         self._ticks = ticks
         self._idle = idle

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database
-
 from local_portal.text import clean
 
 EVENT_DAYS = 30
@@ -45,7 +43,7 @@ class Event:
     detail: str
 
 
-def open_database(path: Path) -> Database:
+def open_database(path: Path) -> sqlite3.Connection:
     """A database in WAL mode that only its owner can read. Raises `StoreError` when it cannot be opened."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -54,9 +52,9 @@ def open_database(path: Path) -> Database:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA cache_size=-256")
-        return Database(connection)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}; is the disk full, read-only, or owned by somebody else?") from error
+    return connection
 
 
 class Store:
@@ -65,7 +63,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.database = open_database(directory / "portal.db")
         try:
-            with self.database.conn:
+            with self.database:
                 self._create()
         except sqlite3.Error as error:
             raise StoreError(f"{directory / 'portal.db'}: {error}; the state disk may be full or damaged") from error
@@ -104,7 +102,7 @@ class Store:
 
     def claim(self, code: str, account: Account) -> bool:
         """Use the code up for the first account; False when it is wrong or was used meanwhile."""
-        with self.database.conn as connection:
+        with self.database as connection:
             connection.execute("BEGIN IMMEDIATE")
             expected = self.claim_code()
             if expected is None or not secrets.compare_digest(normalise_code(code), normalise_code(expected)):
@@ -116,7 +114,7 @@ class Store:
 
     def reset_claim(self) -> str:
         """Remove every account and make a new code."""
-        with self.database.conn as connection:
+        with self.database as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("DELETE FROM account")
             connection.execute("DELETE FROM claim")

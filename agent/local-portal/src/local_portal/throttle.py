@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from sqlite_utils import Database
 
 FORGET_AFTER = 24 * 3600.0
 MAX_ROWS = 2000
@@ -40,7 +39,7 @@ EVERYBODY = Limit(free=40, first=1, longest=60)
 class Throttle:
     """Counts tries; `ticks` is a clock that never jumps, in seconds."""
 
-    def __init__(self, database: Database, ticks: Callable[[], float]) -> None:
+    def __init__(self, database: sqlite3.Connection, ticks: Callable[[], float]) -> None:
         self._database = database
         self._ticks = ticks
         database.execute(

@@ -6,7 +6,6 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
-from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from appliance_protocol.inventory import DeviceClass, Presence, ScanPolicy
-from local_portal import charts, forms, moments, text
+from local_portal import FOLDER, charts, forms, moments, text
 from local_portal.controls import Standing
 from local_portal.controls import standing as standing_of
 from local_portal.portal import Portal
@@ -29,9 +28,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 @lru_cache(maxsize=1)
 def environment() -> Environment:
     """Jinja with everything escaped and cleaned that is not markup already."""
-    package = resources.files("local_portal")
     made = Environment(
-        loader=FileSystemLoader(str(package / "templates")), autoescape=True, finalize=text.finalize,
+        loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, finalize=text.finalize,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )
     made.filters.update(
@@ -44,11 +42,23 @@ def environment() -> Environment:
     return made
 
 
+@lru_cache(maxsize=1)
+def static_files() -> dict[str, bytes]:
+    """Style sheet, script, font and icon; all of them are small."""
+    return {file.name: file.read_bytes() for file in (FOLDER / "static").iterdir() if file.is_file()}
+
+
 @lru_cache(maxsize=16)
 def asset(name: str) -> str:
     """The address of a static file with its digest, so that browsers may keep it for ever."""
-    content = resources.files("local_portal").joinpath("static", name).read_bytes()
-    return f"/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
+    return f"/static/{name}?v={hashlib.sha256(static_files()[name]).hexdigest()[:12]}"
+
+
+def preload() -> None:
+    """Compile every template before the first visitor has to wait for it."""
+    made = environment()
+    for name in made.list_templates():
+        made.get_template(name)
 
 
 def portal_of(request: Request) -> Portal:

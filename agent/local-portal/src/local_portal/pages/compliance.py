@@ -25,11 +25,15 @@ _CHECKS_PATIENCE = 20.0
 
 
 async def _sparklines(portal: Portal, results: list[CheckResult], now: float) -> dict[str, Markup]:
-    ids = [result.check_id for result in results if _ID.fullmatch(result.check_id)][:60]
-    answers = await asyncio.gather(*(
-        portal.agent.read(f"/v1/checks/{quote(check_id)}/history?limit=24", list[CheckResult]) for check_id in ids))
-    return {check_id: sparkline(answer.value, now) for check_id, answer in zip(ids, answers, strict=True)
-            if answer.value is not None}
+    drawn: dict[str, Markup] = {}
+
+    async def draw(check_id: str) -> None:
+        answer = await portal.agent.read(f"/v1/checks/{quote(check_id)}/history?limit=24", list[CheckResult])
+        if answer.value is not None:
+            drawn[check_id] = sparkline(answer.value, now)
+
+    await asyncio.gather(*(draw(result.check_id) for result in results[:60] if _ID.fullmatch(result.check_id)))
+    return drawn
 
 
 async def compliance(request: Request) -> Response:

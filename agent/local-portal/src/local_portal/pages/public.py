@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from local_portal.web import portal_of
+from local_portal.web import portal_of, static_files
 
 
 async def healthz(request: Request) -> Response:
@@ -25,4 +25,19 @@ async def authority(request: Request) -> Response:
                     headers={"Content-Disposition": 'attachment; filename="appliance-ca.crt"'})
 
 
-ROUTES = [Route("/healthz", healthz), Route("/ca.crt", authority)]
+_KINDS = {
+    "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml",
+    "woff2": "font/woff2", "txt": "text/plain; charset=utf-8",
+}
+
+
+async def static(request: Request) -> Response:
+    """A file of the pages' own."""
+    name: str = request.path_params["name"]
+    content = static_files().get(name)
+    if content is None:
+        return PlainTextResponse("There is no such file.\n", 404)
+    return Response(content, media_type=_KINDS[name.rsplit(".", 1)[1]])
+
+
+ROUTES = [Route("/healthz", healthz), Route("/ca.crt", authority), Route("/static/{name}", static)]
