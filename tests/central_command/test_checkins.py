@@ -49,10 +49,19 @@ def test_a_replayed_checkin_is_refused_and_remembered(central: Central) -> None:
     device = central.device()
     body = seal(device.checkin_payload(), PayloadType.CHECKIN, device.key).to_bytes()
     assert device.post(device_api.CHECKIN, body).status_code == 200
+    central.change(sa.update(devices).where(devices.c.id == device.device_id).values(last_seen_at=time.time() - 600))
     again = device.post(device_api.CHECKIN, body)
     assert again.status_code == 409 and again.json()["last_number"] == 1
     assert incidents_of(device) == {"replayed-checkin": 1}
+    assert time.time() - float(str(row_of(device)["last_seen_at"])) > 500, "a replay is no sign of life"
     assert device.check_in().answers == 2
+
+
+def test_a_request_repeated_because_its_reply_was_lost_is_refused_without_raising_an_alarm(central: Central) -> None:
+    device = central.device()
+    body = seal(device.checkin_payload(), PayloadType.CHECKIN, device.key).to_bytes()
+    assert [device.post(device_api.CHECKIN, body).status_code for _ in range(2)] == [200, 409]
+    assert incidents_of(device) == {}
 
 
 def test_an_older_checkin_that_was_held_back_is_refused(central: Central) -> None:
@@ -60,7 +69,7 @@ def test_an_older_checkin_that_was_held_back_is_refused(central: Central) -> Non
     held = seal(device.checkin_payload(hostname="old"), PayloadType.CHECKIN, device.key).to_bytes()
     device.check_in()
     assert device.post(device_api.CHECKIN, held).status_code == 409
-    assert row_of(device)["hostname"] == "t640-front"
+    assert row_of(device)["hostname"] == "t640-front" and incidents_of(device) == {"replayed-checkin": 1}
 
 
 def test_one_checkin_sent_many_times_at_once_is_taken_once(central: Central) -> None:

@@ -29,6 +29,8 @@ from central_command.tables import orders as orders_table
 MAX_BATCH = 200
 MAX_WAITING = 5000
 _BIGGEST = 2**53 - 1
+_RESENT = 120
+"""Seconds within which a device may repeat a request whose reply it has not seen."""
 log = logging.getLogger(__name__)
 
 
@@ -142,9 +144,10 @@ async def _take(
         if row is None:
             answers.append(DeviceGone("this device is not enrolled here (any more)"))
         elif number <= last[device_id]:
-            detail = str(Replayed(number, last[device_id]))
-            await incidents.record(connection, device_id, IncidentKind.REPLAY.value, "", detail)
-            answers.append(Replayed(number, last[device_id]))
+            replayed = Replayed(number, last[device_id])
+            if not (device_id in updates or await _resent(connection, item)):
+                await incidents.record(connection, device_id, IncidentKind.REPLAY.value, "", str(replayed))
+            answers.append(replayed)
         else:
             last[device_id] = number
             updates[device_id] = _columns(item)
@@ -159,6 +162,13 @@ async def _take(
         await connection.execute(_UPDATE, list(updates.values()))
     await orders.apply(connection, changes)
     return answers
+
+
+async def _resent(connection: AsyncConnection, item: _Waiting) -> bool:
+    """Whether this is the newest check-in once more, just now: its reply was lost on the way, nobody attacks."""
+    query = sa.select(devices.c.report, devices.c.last_seen_at).where(devices.c.id == item.checkin.device_id)
+    report, seen_at = (await connection.execute(query)).one()
+    return bool(report == item.payload and item.received_at - seen_at < _RESENT)
 
 
 async def _device_rows(connection: AsyncConnection, ids: list[str]) -> dict[str, RowMapping]:
