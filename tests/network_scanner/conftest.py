@@ -112,6 +112,7 @@ def scanned(_background: Future[Scanned] | None) -> Scanned:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What looks at the scan comes last of this folder, when the scan has had the time to finish."""
     places = [place for place, item in enumerate(items) if Path(__file__).parent in item.path.parents]
-    ordered = sorted((items[place] for place in places), key=lambda item: "scanned" in getattr(item, "fixturenames", ()))
+    own = [items[place] for place in places]
+    ordered = sorted(own, key=lambda item: "scanned" in getattr(item, "fixturenames", ()))
     for place, item in zip(places, ordered, strict=True):
         items[place] = item

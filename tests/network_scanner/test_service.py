@@ -242,3 +242,14 @@ def test_a_service_that_is_not_there_is_an_error_with_advice(tmp_path: Path) -> 
     done = subprocess.run([PROGRAM, "status", "--socket", tmp_path / "none"], capture_output=True, text=True)
     assert done.returncode == 5
     assert "systemctl status network-scanner" in done.stderr
+
+
+def test_an_anomaly_of_the_network_is_a_problem_a_person_reads(service: Running) -> None:
+    space = ["ip", "-n", service.lab.namespace(LAPTOP), "addr"]
+    subprocess.run([*space, "add", "10.79.0.5/24", "dev", "eth0"], check=True)
+    other = ["ip", "-n", service.lab.namespace(SCALE), "addr"]
+    subprocess.run([*other, "add", "10.79.0.5/24", "dev", "eth0"], check=True)
+    service.scan()
+    problems = service.ask("GET", "/v1/status", ScannerStatus).problems
+    assert any("answer for 10.79.0.5" in problem for problem in problems), problems
+    assert {LAPTOP.mac, SCALE.mac} <= set(service.devices())

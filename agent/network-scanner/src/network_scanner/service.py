@@ -94,8 +94,14 @@ class Service:
             network=str(self.link.network) if self.link else "", device_count=len(self.inventory.assets),
             scanning=self.running is not None, last_scan_at=scans[0] if scans else None,
             next_scan_at=None if self.refusal() else min(self.next_sweep, self.next_scan),
-            problems=tuple(filter(None, self.problems.values())), paused=bool(self._paused), paused_until=until,
+            problems=(*filter(None, self.problems.values()), *self._anomalies()),
+            paused=bool(self._paused), paused_until=until,
         )
+
+    def _anomalies(self) -> list[str]:
+        """What was wrong with the network in the last day, the newest first."""
+        recent = [event for event in self.store.history("", 5) if event.at > time.time() - 86400]
+        return [f"Network: {event.detail}." for event in recent]
 
     def refusal(self) -> str:
         """Why nothing may be sent now, or an empty string."""

@@ -68,7 +68,7 @@ class Store:
                 connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
             else:
                 connection = sqlite3.connect(self.path, timeout=5)
-            self._db = Database(connection)
+            self._db = Database(connection, execute_plugins=False)
             if not read_only:
                 self._prepare()
         except sqlite3.Error as error:
