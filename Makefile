@@ -47,7 +47,7 @@ static: $(SETUP) nix-check
 vm-test: $(SETUP)
 	$(PYTEST) -m vm
 
-nix-check: $(SETUP)
+nix-check:
 	@NIXPKGS="$(NIXPKGS)" bash vm-tests/nixos/check
 
 bench: $(SETUP)
