@@ -98,12 +98,20 @@ def test_it_enrols_by_itself_and_reports_to_central_command(scene: Scene) -> Non
 
 
 def test_its_checks_read_real_state(scene: Scene) -> None:
-    status = until(lambda: _checked(scene.machine), "the first run of the checks")
-    results = worlds.api(scene.machine, "compliance-agent", "/v1/checks")
-    verdicts = {item["check_id"]: item["verdict"] for item in results}
-    assert len(verdicts) >= 16
-    assert "error" not in verdicts.values(), {name: verdict for name, verdict in verdicts.items() if verdict == "error"}
-    assert status["score"]["counted"] >= 10
+    until(lambda: _checked(scene.machine), "the first run of the checks")
+    # Right after a start some cannot look yet; none of them may stay blind.
+    results = until(lambda: _without_errors(scene.machine), "checks that can all look", every=5.0)
+    assert len(results) >= 16
+    for item in results:
+        print(f"{item['check_id']:24} {item['verdict']:14} {item['reason']}")
+    assert worlds.agent_status(scene.machine)["score"]["counted"] >= 10
+
+
+def _without_errors(machine: Machine) -> list[dict[str, Any]]:
+    results = worlds.api(machine, "compliance-agent", "/v1/checks/run", method="POST")
+    blind = [f"{item['check_id']}: {item['reason']}" for item in results if item["verdict"] == "error"]
+    print("\n".join(blind))
+    return [] if blind else list(results)
 
 
 def _checked(machine: Machine) -> dict[str, Any]:
