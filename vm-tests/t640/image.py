@@ -95,6 +95,9 @@ def build(recipe: Recipe, detail: Callable[[str], None] | None = None) -> Artifa
 
 def _build(recipe: Recipe, directory: Path, detail: Callable[[str], None] | None) -> None:
     root = toolroot.ensure()
+    # An interrupted build leaves its workspace behind.
+    for left_over in (root / "var/tmp").iterdir():
+        shutil.rmtree(left_over, ignore_errors=True)
     project = _stage(recipe)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)

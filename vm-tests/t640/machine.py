@@ -67,7 +67,7 @@ class Machine:
         self._channel: Channel | None = None
         work.mkdir(parents=True, exist_ok=True)
         if not (work / "disk.qcow2").exists():
-            disk.overlay(base_disk, work / "disk.qcow2")
+            disk.overlay(_kept(base_disk, work), work / "disk.qcow2")
         self._fresh_variables()
 
     def _fresh_variables(self) -> None:
@@ -359,6 +359,16 @@ class Machine:
         """Switch off and delete the machine's files."""
         self.crash()
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _kept(base_disk: Path, work: Path) -> Path:
+    """The base under a second name of our own: a build that forgets older images must not pull it away."""
+    own = work / "base.raw"
+    try:
+        own.hardlink_to(base_disk)
+    except OSError:
+        return base_disk
+    return own
 
 
 def firmware_variables() -> Path:

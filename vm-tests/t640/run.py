@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -53,15 +54,13 @@ def run(image: str, *, keep: bool, as_json: bool, once: bool) -> None:
         with step("Clinic, Central Command and update repository"):
             here = World(session)
         machine = here.appliance(base)
-        try:
+        with machine:
             ready = _bring_up(here, machine, began)
             show(ready, as_json=as_json, once=once)
             if not once:
-                _stay(machine)
-        except KeyboardInterrupt:
-            _say("\nStopping: the machine, the clinic and Central Command.")
-        finally:
-            machine.crash()
+                with contextlib.suppress(KeyboardInterrupt):
+                    _stay(machine)
+                _say("\nStopping the machine, the clinic and Central Command.")
     _say(f"Stopped. Logs and disks are in {session.work}." if keep else "Stopped. Nothing is left running.")
 
 
