@@ -64,7 +64,7 @@ def order(scene: Scene, kind: str, *options: str) -> str:
 def finished(scene: Scene, identifier: str, timeout: float = LONG) -> dict[str, Any]:
     """Wait for an order's end and return it."""
     central = scene.world.central
-    until(lambda: central.order_state(identifier)["state"] in ("succeeded", "failed", "expired", "refused"),
+    until(lambda: central.order_state(identifier)["state"] in ("completed", "failed", "expired", "refused"),
           f"the end of order {identifier}", timeout)  # fmt: skip
     return central.order_state(identifier)
 
@@ -123,7 +123,7 @@ def test_the_scan_finds_the_clinic_as_it_is(scene: Scene) -> None:
     machine = scene.machine
     until(lambda: _scanned(machine), "the first scan", every=3.0)
     identifier = order(scene, "run_scan")
-    assert finished(scene, identifier)["state"] == "succeeded"
+    assert finished(scene, identifier)["state"] == "completed"
     until(lambda: _scanned(machine), "the second scan", every=3.0)
     scores = truth.judge(worlds.inventory(machine))
     for kind, score in scores.items():
@@ -171,7 +171,7 @@ def test_a_host_with_a_new_address_stays_the_same_device(scene: Scene) -> None:
     before = _device(scene.machine, laptop.host.mac)
     address = scene.world.clinic.move("laptop", "10.77.0.177")
     assert address == "10.77.0.177"
-    assert finished(scene, order(scene, "run_scan"))["state"] == "succeeded"
+    assert finished(scene, order(scene, "run_scan"))["state"] == "completed"
     until(lambda: address in _device(scene.machine, laptop.host.mac)["ip_addresses"], "the new address", every=3.0)
     assert _device(scene.machine, laptop.host.mac)["id"] == before["id"]
 
@@ -224,7 +224,7 @@ def test_an_ordered_update_is_tried_proved_and_kept(scene: Scene) -> None:
     assert f"t640_{two}+" in counted_boot(scene.machine)
     services_are_up(scene.machine)
     blessed(scene.machine, two)
-    assert finished(scene, identifier)["state"] == "succeeded"
+    assert finished(scene, identifier)["state"] == "completed"
     status = json.loads(scene.machine.succeed("cat /run/appliance-update/status.json"))
     assert (status["state"], status["running_version"]) == ("committed", two)
     standby = [slot for slot in status["slots"].values() if slot["state"] == "standby"]
