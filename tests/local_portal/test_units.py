@@ -6,9 +6,12 @@ import configparser
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from local_portal import __version__
 
 FOLDER = Path(__file__).parents[2] / "agent" / "local-portal"
 
@@ -18,6 +21,17 @@ def unit(name: str) -> configparser.RawConfigParser:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(FOLDER / "systemd" / name)
     return parser
+
+
+def test_the_version_in_the_code_is_the_packages() -> None:
+    with (FOLDER / "pyproject.toml").open("rb") as file:
+        assert tomllib.load(file)["project"]["version"] == __version__
+
+
+def test_the_vendored_font_lies_beside_its_licence() -> None:
+    static = FOLDER / "src" / "local_portal" / "static"
+    assert "SIL Open Font License" in (static / "inter-LICENSE.txt").read_text()
+    assert (static / "inter-latin.woff2").read_bytes().startswith(b"wOF2")
 
 
 def test_the_process_holds_no_capability_and_can_make_no_network_connection() -> None:

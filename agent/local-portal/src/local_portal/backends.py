@@ -66,17 +66,17 @@ class Backend:
         except TimeoutError:
             return Reading(None, f"The {self.name} did not answer within {limit:g} seconds.")
         except local.LocalServiceError as error:
-            return Reading(None, self._explain(error))
+            return Reading(None, self._explain(error, limit))
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         self._waiting -= 1
         if not future.cancelled():
             future.exception()  # looked at, so that a late failure is no unhandled one
 
-    def _explain(self, error: local.LocalServiceError) -> str:
+    def _explain(self, error: local.LocalServiceError, limit: float) -> str:
         cause, text = error.__cause__, str(error)
         if isinstance(cause, TimeoutError) or "timed out" in text:
-            return f"The {self.name} did not answer within {self._patience:g} seconds."
+            return f"The {self.name} did not answer within {limit:g} seconds."
         if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
             return f"The {self.name} is not running."
         if isinstance(cause, OSError):
