@@ -64,8 +64,7 @@ def order(scene: Scene, kind: str, *options: str) -> str:
 def finished(scene: Scene, identifier: str, timeout: float = LONG) -> dict[str, Any]:
     """Wait for an order's end and return it."""
     central = scene.world.central
-    until(lambda: central.order_state(identifier)["state"] in ("completed", "failed", "expired", "refused"),
-          f"the end of order {identifier}", timeout)  # fmt: skip
+    until(lambda: central.order_state(identifier)["finished_at"], f"the end of order {identifier}", timeout)
     return central.order_state(identifier)
 
 
@@ -134,7 +133,7 @@ def test_the_scan_finds_the_clinic_as_it_is(scene: Scene) -> None:
 
 
 def _scanned(machine: Machine) -> bool:
-    status = json.loads(machine.succeed("network-scanner status --json"))
+    status = worlds.scanner_status(machine)
     return bool(status.get("last_scan_at")) and not status.get("scanning")
 
 
@@ -177,8 +176,7 @@ def test_a_host_with_a_new_address_stays_the_same_device(scene: Scene) -> None:
 
 
 def _device(machine: Machine, mac: str) -> dict[str, Any]:
-    devices = json.loads(machine.succeed("network-scanner devices --json"))
-    (found,) = [device for device in devices if mac in device["mac_addresses"]]
+    (found,) = [device for device in worlds.devices(machine) if mac in device["mac_addresses"]]
     return dict(found)
 
 

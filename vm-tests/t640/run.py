@@ -184,10 +184,10 @@ def _wait_for_score(machine: Machine) -> dict[str, Any]:
 def _wait_for_scan(machine: Machine, detail: Detail) -> list[dict[str, Any]]:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
-        status = json.loads(machine.succeed("network-scanner status --json"))
+        status = world.scanner_status(machine)
         detail(f"{status.get('device_count', 0)} devices")
         if status.get("last_scan_at") and not status.get("scanning"):
-            return list(json.loads(machine.succeed("network-scanner devices --json")))
+            return world.devices(machine)
         time.sleep(1.0)
     raise GuestTimeout(f"No scan was finished within {PATIENCE_S} s.\n{machine.unit_log('network-scanner.service')}")
 

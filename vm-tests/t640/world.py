@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from t640.central import Central
 from t640.clinic import network
 from t640.clinic.site import Clinic
 from t640.clinic.truth import HOSTS, Host
-from t640.errors import GuestError, GuestTimeout, RigError
+from t640.errors import GuestError, GuestTimeout
 from t640.hardware import Hardware
 from t640.machine import PATIENCE_S, Machine
 from t640.releases import Updates
@@ -75,39 +76,46 @@ class World:
 
 def inventory(machine: Machine) -> dict[str, str]:
     """The scanner's inventory inside the machine: MAC address → class."""
-    devices = json.loads(machine.succeed("network-scanner devices --json"))
-    return {mac: device["device_class"] for device in devices for mac in device["mac_addresses"]}
+    return {mac: device["device_class"] for device in devices(machine) for mac in device["mac_addresses"]}
+
+
+def devices(machine: Machine) -> list[dict[str, Any]]:
+    """Every device the scanner inside knows."""
+    return list(api(machine, "network-scanner", "/v1/devices"))
+
+
+def scanner_status(machine: Machine) -> dict[str, Any]:
+    """What the network scanner inside says of itself."""
+    return dict(api(machine, "network-scanner", "/v1/status"))
 
 
 def agent_status(machine: Machine) -> dict[str, Any]:
-    """What the compliance agent inside says of itself. Raises `RigError` when that is no JSON."""
-    text = machine.execute("compliance-agent status --json")[1]
-    try:
-        return dict(json.loads(text))
-    except ValueError as error:
-        raise RigError(f"compliance-agent status --json said: {text[:300]!r}") from error
+    """What the compliance agent inside says of itself."""
+    return dict(api(machine, "compliance-agent", "/v1/status"))
 
 
-def api(machine: Machine, socket: str, path: str, *, method: str = "GET", body: str = "") -> Any:
-    """Ask one of the appliance's local APIs (`/run/<service>/api.sock`) and decode the answer."""
-    script = (
-        "import http.client, socket, sys\n"
-        "class Unix(http.client.HTTPConnection):\n"
-        "    def connect(self):\n"
-        "        self.sock = socket.socket(socket.AF_UNIX); self.sock.connect(sys.argv[1])\n"
-        "link = Unix('localhost', timeout=60)\n"
-        "link.request(sys.argv[2], sys.argv[3], sys.argv[4] or None, {'Content-Type': 'application/json'})\n"
-        "answer = link.getresponse(); print(answer.read().decode()); sys.exit(answer.status >= 400)\n"
-    )
-    arguments = " ".join(_quoted(item) for item in (f"/run/{socket}/api.sock", method, path, body))
-    return json.loads(machine.succeed(f"python3 -c {_quoted(script)} {arguments}"))
+# The socket module and nothing else: under emulation every import costs.
+_ASK = """import socket, sys
+link = socket.socket(socket.AF_UNIX); link.settimeout(120); link.connect(sys.argv[1])
+link.sendall(sys.argv[2].encode())
+while data := link.recv(65536): sys.stdout.buffer.write(data)
+"""
+
+
+def api(machine: Machine, service: str, path: str, *, method: str = "GET", body: str = "") -> Any:
+    """Ask one of the appliance's local APIs and decode the answer. Raises `GuestError` when it refuses."""
+    head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
+    command = ["python3", "-ISc", _ASK, f"/run/{service}/api.sock", request]
+    answer = machine.succeed(shlex.join(command))
+    first, _, rest = answer.partition("\r\n")
+    content = rest.partition("\r\n\r\n")[2]
+    if int([*first.split(), "", "500"][1]) >= 400:
+        raise GuestError(f"{service} answered {method} {path} with {first!r}: {content[:500]}")
+    return json.loads(content)
 
 
 def api_quietly(machine: Machine, socket: str, path: str, *, method: str = "GET") -> None:
     """The same when the answer does not matter, nor whether there is one."""
     with contextlib.suppress(GuestError, ValueError):
         api(machine, socket, path, method=method)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
