@@ -71,7 +71,7 @@ def sparkline(history: Sequence[CheckResult], now: float, length: int = 30) -> M
 
 
 def score_chart(points: Sequence[ScorePoint], now: float, days: int = 30) -> Markup:
-    """The share of requirements met over the last days, as steps; hours without a score are left empty.
+    """The share of checks passed over the last days, as steps; hours without a score are left empty.
 
     Empty when there is no point in that time.
     """
@@ -97,7 +97,7 @@ def score_chart(points: Sequence[ScorePoint], now: float, days: int = 30) -> Mar
 def _score_label(inside: Sequence[ScorePoint], days: int) -> str:
     last = inside[-1]
     lowest = min(inside, key=lambda p: p.conforming / p.counted)
-    return (f"Requirements met over {days} days: now {last.conforming} of {last.counted}, "
+    return (f"Checks passed over {days} days: now {last.conforming} of {last.counted}, "
             f"lowest {lowest.conforming} of {lowest.counted}.")
 
 
