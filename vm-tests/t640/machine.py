@@ -123,10 +123,10 @@ class Machine:
 
     @_with_console
     def shutdown(self, timeout: float = PATIENCE_S) -> None:
-        """Switch off by the power button, as people do, and wait. Raises `GuestTimeout`."""
+        """Switch off in an orderly way and wait. Raises `GuestTimeout`."""
         if not self.booted:
             return
-        self.qmp.command("system_powerdown")
+        self.run("systemctl --no-block poweroff", 60)
         self.wait_for_shutdown(timeout)
 
     @_with_console

@@ -103,6 +103,8 @@ def _termination_as_exception() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # A shell that starts us in the background has SIGINT ignored, and Python then leaves it so.
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
