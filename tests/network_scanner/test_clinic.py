@@ -22,7 +22,7 @@ from tests.network_scanner.conftest import (
     WINDOWS,
     Scanned,
 )
-from tests.network_scanner.lab import PROGRAM, Host, most_in_a_second
+from tests.network_scanner.lab import PROGRAM, Host, most_in_a_second, readable_by_anybody
 
 pytestmark = pytest.mark.netns
 
@@ -121,6 +121,7 @@ def scan(scanned: Scanned, *arguments: str, user: str = "") -> subprocess.Comple
     command = [str(PROGRAM), "scan", *arguments, "--listen", "0", "--json"]
     if user:
         command = ["setpriv", "--reuid", user, "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", *command]
+        command = readable_by_anybody(command)
     return scanned.lab.run(command, check=False)
 
 

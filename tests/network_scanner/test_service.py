@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from appliance_protocol.inventory import Device, DeviceEvent, ScanSummary
 from appliance_protocol.local import LocalServiceError, request
 from appliance_protocol.local_models import ScannerStatus
-from tests.network_scanner.lab import PROGRAM, Host, Lab
+from tests.network_scanner.lab import PROGRAM, Host, Lab, readable_by_anybody
 from tests.network_scanner.test_packets import mdns_response
 
 pytestmark = pytest.mark.netns
@@ -54,7 +54,7 @@ class Running:
                    "--clear-groups", f"--inh-caps={caps}", f"--ambient-caps={caps}", f"--bounding-set={caps}",
                    "--no-new-privs", str(PROGRAM), "run", "--config", str(self.config)]
         log = (self.folder / "log").open("ab")
-        self.process = self.lab.start(self.lab.scanner, command, stdout=log, stderr=log)
+        self.process = self.lab.start(self.lab.scanner, readable_by_anybody(command), stdout=log, stderr=log)
         log.close()
         while b"READY=1" not in self.notified.recv(100):
             pass
