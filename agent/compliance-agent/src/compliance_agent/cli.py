@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from compliance_agent import __version__, config_file
+from compliance_agent.answers import CONFIGURATION, FAILED, OK, USAGE, fail
 from compliance_agent.config import Config
 
 if TYPE_CHECKING:
     from compliance_agent.identity import Enrolment, Identity
     from compliance_agent.ledger import Ledger
-
-OK, FAILED, UNAVAILABLE, USAGE, CONFIGURATION = 0, 1, 3, 64, 78
 
 EXIT_CODES = """\b
 Exit codes common to all commands:
@@ -36,12 +34,6 @@ class Group(click.Group):
         formatter.write_paragraph()
         for line in EXIT_CODES.replace("\b\n", "").splitlines():
             formatter.write(line + "\n")
-
-
-def fail(message: str, code: int = UNAVAILABLE) -> NoReturn:
-    """Say what went wrong and end."""
-    click.echo(f"compliance-agent: {message}", err=True)
-    sys.exit(code)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -226,11 +218,6 @@ def books(context: click.Context) -> tuple[Ledger, Identity, Enrolment]:
     if enrolment is None:
         fail("the device is not enrolled, so it has no evidence yet; see `compliance-agent enrol --help`")
     return Ledger(config.state / "evidence.db", read_only=True), identity, enrolment
-
-
-def as_text(value: object) -> str:
-    """A value as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def main() -> None:

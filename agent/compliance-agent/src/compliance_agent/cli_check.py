@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from appliance_protocol.verdict import CheckResult, Verdict, score
+from compliance_agent.answers import FAILED, OK, USAGE, as_text, fail
 from compliance_agent.bus import SystemBus
 from compliance_agent.checking import CheckRunner
 from compliance_agent.checks.base import Host, discover
-from compliance_agent.cli import FAILED, OK, USAGE, as_text, fail
 from compliance_agent.config import Config
 from compliance_agent.database import StoreError
 from compliance_agent.facts.clock import SystemClock

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from compliance_agent.answers import FAILED, OK, as_text, fail
 from compliance_agent.central import CentralError, Refused
-from compliance_agent.cli import FAILED, OK, as_text, fail
 from compliance_agent.config import Config
 from compliance_agent.enrolling import enrol as redeem
 from compliance_agent.facts.clock import SystemClock

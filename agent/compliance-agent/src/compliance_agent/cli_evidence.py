@@ -10,7 +10,7 @@ import click
 from appliance_protocol.evidence import EvidenceBundle, payload_digest
 from appliance_protocol.keys import KeyFormatError, PublicKey
 from appliance_protocol.wire import decode
-from compliance_agent.cli import FAILED, OK, as_text, fail
+from compliance_agent.answers import FAILED, OK, as_text, fail
 from compliance_agent.identity import Enrolment, Identity, IdentityError
 from compliance_agent.ledger import Ledger
 from compliance_agent.verifying import (

@@ -8,7 +8,7 @@ import click
 
 from appliance_protocol.local import LocalServiceError, request
 from appliance_protocol.local_models import AgentStatus
-from compliance_agent.cli import FAILED, OK, as_text, fail
+from compliance_agent.answers import FAILED, OK, as_text, fail
 from compliance_agent.config import Config
 
 
