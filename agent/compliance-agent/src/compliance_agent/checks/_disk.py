@@ -132,7 +132,7 @@ def _system_partitions(inputs: Inputs, image_id: str) -> list[Partition]:
         base = f"/sys/class/block/{name}"
         if not inputs.host.path(f"{base}/partition").exists():
             continue
-        label = assignments(inputs.text(f"{base}/uevent", 1 << 16)).get("PARTNAME", "")
+        label = _label(inputs, base)
         plain = label.removeprefix(UNFINISHED[0]).removeprefix(UNFINISHED[1])
         if plain == EMPTY or plain.startswith((f"{image_id}_", f"{image_id}-verity_")):
             sectors = inputs.integer(f"{base}/size")
@@ -148,3 +148,11 @@ def booted(candidates: tuple[Slot, ...], system: Verified | None) -> Slot | None
         if slot.data.name in system.partitions:
             return slot
     return None
+
+
+def _label(inputs: Inputs, base: str) -> str:
+    """A partition's label by udev, else by the kernel, which is not told it for a partition that repart added."""
+    device = (inputs.text_if_there(f"{base}/dev", 64) or "").strip()
+    known = inputs.text_if_there(f"/run/udev/data/b{device}", 1 << 16) if device else None
+    by_udev = assignments(known or "").get("E:ID_PART_ENTRY_NAME")
+    return by_udev or assignments(inputs.text(f"{base}/uevent", 1 << 16)).get("PARTNAME", "")
