@@ -1,6 +1,6 @@
 """Central Command beside a bare ASGI application: signed check-ins a second, under the same uvicorn settings.
 
-`python benchmarks/central_command.py` prints a JSON list of rows. Every check-in is verified, stored durably
+`python -m benchmarks central_command` prints the rows. Every check-in is verified, stored durably
 (SQLite: fsync; PostgreSQL: its default) and answered with a signed reply; the bare application reads the same
 requests and answers with as many bytes, no more. Server and client share the machine's cores.
 """
@@ -8,7 +8,6 @@ requests and answers with as many bytes, no more. Server and client share the ma
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import subprocess
 import sys
@@ -16,19 +15,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# This file has the name of the package it measures; started as a script, its folder must not shadow it.
-sys.path[0] = str(ROOT)
-
-from appliance_protocol import device_api  # noqa: E402
-from appliance_protocol.envelope import PayloadType, seal  # noqa: E402
-from benchmarks.rows import Better, Row  # noqa: E402
-from central_command import serve, sites  # noqa: E402
-from central_command.settings import Settings  # noqa: E402
-from tests.central_command import rig  # noqa: E402
+from appliance_protocol import device_api
+from appliance_protocol.envelope import PayloadType, seal
+from benchmarks.rows import Better, Row
+from central_command import serve, sites
+from central_command.settings import Settings
+from tests.central_command import rig
 
 DEVICES = 48
 """Connections held at the same time, one a device."""
@@ -158,9 +152,3 @@ def serve_bare(size: int) -> None:
     settings = Settings(port=0)
     asyncio.run(serve.Server(serve.configuration(settings, app, lifespan="off")).serve())
 
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--bare"]:
-        serve_bare(int(sys.argv[2]))
-    else:
-        print(json.dumps([asdict(row) for row in measure()], indent=2))

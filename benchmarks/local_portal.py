@@ -1,11 +1,10 @@
 """The local portal beside a bare Starlette and Jinja application that says hello, both over TLS, in the same run.
 
-`python -m benchmarks.local_portal` prints the rows as JSON.
+`python -m benchmarks local_portal` prints the rows.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import statistics
@@ -15,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -166,6 +165,3 @@ def measure() -> Iterable[Row]:
         Row("portal: start to first answer", "s", ours.started, theirs.started, name),
     ]
 
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps([asdict(row) for row in measure()], indent=1) + "\n")

@@ -1,7 +1,7 @@
 """The network scanner beside arp-scan, on a switch with sixty hosts in namespaces. Needs root.
 
-`python benchmarks/network_scanner.py` prints a JSON list of rows: name, ours, rival, unit, and the target, where
-there is one. Both programs run on the same lab one after the other, at the same rate.
+`python -m benchmarks network_scanner` prints the rows. Both programs run on the same lab one after the other, at the
+same rate.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ import json
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# This file has the name of the package it measures; started as a script, its folder must not shadow it.
-sys.path[0] = str(ROOT)
-
-from tests.network_scanner.lab import PROGRAM, Host, Lab, most_in_a_second  # noqa: E402
+from benchmarks.rows import Better, Row
+from tests.network_scanner.lab import PROGRAM, Host, Lab, most_in_a_second
 
 NETWORK = "10.79.0.0/24"
 HOSTS = 60
@@ -28,17 +23,6 @@ RATE = 100
 """Packets a second, for both."""
 PAGE = "?HTTP/1.0 200 OK\r\nServer: nginx\r\n\r\n<title>Page</title>"
 SSH = "!SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure. `rival` is None where there is nothing comparable; `target` is what `ours` must not exceed."""
-
-    name: str
-    ours: float
-    rival: float | None
-    unit: str
-    target: float | None = None
 
 
 def clinic(count: int = HOSTS) -> list[Host]:
@@ -80,9 +64,9 @@ def sweep_rows(lab: Lab) -> list[Row]:
     theirs, their_memory, rival_text = timed(lab, rival_command)
     found, rival_found = json.loads(text)["scan"]["hosts_up"], len(rival_text.split("\n")) - 1
     return [
-        Row("ARP sweep of a /24 at 100/s", round(ours, 2), round(theirs, 2), "s", round(1.2 * theirs, 2)),
-        Row("ARP sweep: hosts found", found, rival_found, "hosts"),
-        Row("ARP sweep: peak memory", round(memory, 1), round(their_memory, 1), "MiB"),
+        Row("ARP sweep of a /24 at 100 packets/s", "s", ours, theirs, "arp-scan", ratio_bound=1.2),
+        Row("ARP sweep: hosts found", "hosts", found, rival_found, "arp-scan", Better.HIGHER, ratio_bound=1.0),
+        Row("ARP sweep: peak memory", "MiB", memory, their_memory, "arp-scan"),
     ]
 
 
@@ -99,14 +83,15 @@ def inventory_rows(lab: Lab) -> list[Row]:
         own = [packet for packet in packets if host.ip == packet.target or host.mac == packet.target_mac]
         per_host[host.name] = most_in_a_second(own)
     found = json.loads(text)["scan"]["hosts_up"]
-    title = f"Gentle inventory, {HOSTS} hosts x 40 ports"
+    title = f"Gentle inventory, {HOSTS} hosts × 40 ports"
+    alone = "no rival keeps this pace"
     return [
-        Row(title, round(seconds, 1), None, "s", 45),
-        Row(f"{title}: peak memory", round(memory, 1), None, "MiB", 40),
-        Row(f"{title}: hosts found", found, None, "hosts"),
-        Row(f"{title}: packets sent", len(packets), None, "packets"),
-        Row(f"{title}: most packets in any second", most_in_a_second(packets), None, "packets", 100),
-        Row(f"{title}: most to one host in any second", max(per_host.values()), None, "packets", 10),
+        Row(title, "s", seconds, None, alone, bound=45),
+        Row(f"{title}: peak memory", "MiB", memory, None, alone, bound=40),
+        Row(f"{title}: hosts found", "hosts", found, None, alone, Better.HIGHER, bound=HOSTS),
+        Row(f"{title}: packets sent", "packets", len(packets), None, alone),
+        Row(f"{title}: most packets in any second", "packets", most_in_a_second(packets), None, alone, bound=100),
+        Row(f"{title}: most to one host in any second", "packets", max(per_host.values()), None, alone, bound=10),
     ]
 
 
@@ -115,6 +100,3 @@ def measure() -> list[Row]:
     with Lab(clinic()) as lab:
         return sweep_rows(lab) + inventory_rows(lab)
 
-
-if __name__ == "__main__":
-    print(json.dumps([asdict(row) for row in measure()], indent=1))
