@@ -19,7 +19,7 @@ SOURCES := $(wildcard agent/*/src) central/src
 PYTEST := $(PYTHON) -m pytest
 WORKERS ?= auto
 
-.PHONY: help setup run test test-fast static vm-test nix-check bench clean
+.PHONY: help setup run test test-fast static nix-check bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -34,18 +34,17 @@ $(SETUP): requirements/debian.txt requirements/development.txt $(DISTRIBUTIONS:%
 run: $(SETUP)
 	@PYTHONPATH=vm-tests exec $(PYTHON) -m t640 run --image "$(IMAGE)"
 
-test: test-fast vm-test
+test: static
+	HYPOTHESIS_PROFILE=full $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadgroup
+	$(PYTEST) -m vm
 
-test-fast: $(SETUP) static
-	$(PYTEST) -m "not vm" -n $(WORKERS) --dist loadgroup
+test-fast: static
+	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadgroup
 
 static: $(SETUP) nix-check
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy $(SOURCES) vm-tests/t640 benchmarks
 	$(VENV)/bin/lint-imports --no-cache
-
-vm-test: $(SETUP)
-	$(PYTEST) -m vm
 
 nix-check:
 	@NIXPKGS="$(NIXPKGS)" bash vm-tests/nixos/check
