@@ -1,7 +1,7 @@
 """How long the property-based tests look for a counterexample.
 
-`make test` looks for 100 examples each (hypothesis's own default), `make test-fast` for 25. No deadlines: a busy machine is
-no fault.
+`make test` looks for 100 examples each (hypothesis's own default), `make test-fast` for 25. No deadlines: a busy
+machine is no fault.
 """
 
 from __future__ import annotations

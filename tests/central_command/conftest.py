@@ -6,13 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tests.central_command.rig import GENEROUS, Central, Certificates, Postgres, make_certificates
-
-# A busy machine is no failure: no example of these tests is about how long it takes.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
 
