@@ -253,10 +253,12 @@ def test_a_bad_release_gives_up_after_its_tries_and_the_old_one_is_back_without_
 def test_a_full_state_disk_is_said_and_survived(scene: Scene) -> None:
     machine = scene.machine
     kept = worlds.agent_status(machine)["evidence_sequence"]
-    # All that is not reserved for root: nothing is left for the agent.
-    machine.succeed("fallocate -l $(df --output=avail -B1 /var | tail -1) /var/ballast && sync")
+    # More than what is not reserved for root: nothing is left for the agent.
+    machine.succeed("fallocate -l $(($(df --output=avail -B1 /var | tail -1) - (16 << 20))) /var/ballast",
+                    "head -c 32M /dev/zero >/var/ballast2; sync",
+                    "test $(df --output=avail -B1 /var | tail -1) -eq 0")  # fmt: skip
     until(lambda: _trouble(machine), "word of the full disk", every=3.0)
-    machine.succeed("rm -f /var/ballast && sync")
+    machine.succeed("rm -f /var/ballast /var/ballast2 && sync")
     until(lambda: not _trouble(machine), "the recovery", every=3.0)
     assert worlds.agent_status(machine)["evidence_sequence"] >= kept
     chain(scene)
