@@ -7,6 +7,7 @@ tells which version came up. Every error ends with the last lines of the console
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import re
@@ -126,7 +127,7 @@ class Machine:
         """Switch off in an orderly way and wait. Raises `GuestTimeout`."""
         if not self.booted:
             return
-        self.run("systemctl --no-block poweroff", 60)
+        self._end_with("systemctl --no-block poweroff")
         self.wait_for_shutdown(timeout)
 
     @_with_console
@@ -142,8 +143,13 @@ class Machine:
     def reboot(self, timeout: float = 2 * PATIENCE_S) -> Boot:
         """Restart the system inside in an orderly way and wait for it."""
         self.channel.latest_boot()
-        self.run("systemctl --no-block reboot", 60)
+        self._end_with("systemctl --no-block reboot")
         return self.wait_for_boot(timeout)
+
+    def _end_with(self, command: str) -> None:
+        # The system may be down before it has answered; whether it went down is for the caller to see.
+        with contextlib.suppress(GuestError):
+            self.run(command, 60)
 
     def reset(self) -> None:
         """Press the reset button."""
