@@ -15,7 +15,7 @@ PYTHON := $(VENV)/bin/python
 SETUP := .cache/setup.stamp
 DISTRIBUTIONS := agent/appliance-protocol agent/compliance-agent agent/network-scanner agent/local-portal agent/appliance-update central
 SOURCES := $(wildcard agent/*/src) central/src
-# Two workers on two cores; a browser test and a database test rarely wait for the same thing.
+# Two workers on two cores; a file stays with one worker, because its fixtures (servers, networks) are dear.
 PYTEST := $(PYTHON) -m pytest
 WORKERS ?= auto
 
@@ -35,11 +35,11 @@ run: $(SETUP)
 	@PYTHONPATH=vm-tests exec $(PYTHON) -m t640 run --image "$(IMAGE)"
 
 test: static
-	HYPOTHESIS_PROFILE=full $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadgroup
+	HYPOTHESIS_PROFILE=full $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadfile
 	$(PYTEST) -m vm
 
 test-fast: static
-	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadgroup
+	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadfile
 
 static: $(SETUP) nix-check
 	$(VENV)/bin/ruff check .
