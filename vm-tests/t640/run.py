@@ -199,12 +199,15 @@ def show(ready: Ready, *, as_json: bool, once: bool) -> None:
         sys.stdout.flush()
         return
     console = Console()
-    found = Table("device", "class", "address", "vendor", "why", box=None, header_style="bold")
+    found = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("device", "class", "address", "why"):
+        found.add_column(name, no_wrap=True, overflow="ellipsis")
     for device in sorted(ready.devices, key=lambda item: (item["device_class"], item["name"])):
-        addresses = ", ".join(device.get("ip_addresses", []))
+        addresses = device.get("ip_addresses") or [""]
+        # A device without a name of its own is called after its vendor and address; the address has its own column.
+        name = device["name"].removesuffix(f" ({addresses[0]})")
         why = (device.get("reasons") or [""])[0]
-        found.add_row(*(_plain(text) for text in (device["name"], device["device_class"], addresses,
-                                                  device.get("vendor", "")[:24], why)))  # fmt: skip
+        found.add_row(*(_plain(text) for text in (name[:28], device["device_class"], ", ".join(addresses), why)))
     scores = truth.judge({mac: item["device_class"] for item in ready.devices for mac in item["mac_addresses"]})
     right = sum(score.found for score in scores.values())
     present = sum(score.present for score in scores.values())
