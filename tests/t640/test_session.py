@@ -35,6 +35,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         pytest.skip("making network namespaces needs root")
     monkeypatch.setenv("APPLIANCE_CACHE", str(tmp_path / "cache"))
+    # A register of their own: another run on this machine would clear away what these tests look at.
+    monkeypatch.setenv("T640_REGISTRY", str(tmp_path / "register"))
+    monkeypatch.setattr(sessions, "REGISTRY", tmp_path / "register")
 
 
 def started() -> tuple[subprocess.Popen[str], str, int]:

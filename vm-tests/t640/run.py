@@ -200,8 +200,8 @@ def show(ready: Ready, *, as_json: bool, once: bool) -> None:
         return
     console = Console()
     found = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("device", "class", "address", "why"):
-        found.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name, width in (("device", None), ("class", 11), ("address", 13), ("why", None)):
+        found.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width)
     for device in sorted(ready.devices, key=lambda item: (item["device_class"], item["name"])):
         addresses = device.get("ip_addresses") or [""]
         # A device without a name of its own is called after its vendor and address; the address has its own column.

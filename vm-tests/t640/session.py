@@ -21,7 +21,7 @@ from t640.errors import Missing, RigError
 from t640.paths import cache_directory
 from t640.processes import Process
 
-REGISTRY = Path("/run/t640")
+REGISTRY = Path(os.environ.get("T640_REGISTRY", "/run/t640"))
 """One file a run: who owns the namespaces of that name."""
 
 PROGRAMS = ("ip", "nsenter", "setpriv", "dnsmasq", "chronyd", "nginx", "snmpd", "sshd", "tcpdump")
