@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from tests.local_portal.conftest import NAME, PASSWORD, Running
 
@@ -21,6 +21,11 @@ PAGES = {
     "verified": "/evidence?verify=1", "bundle": "/evidence/1284", "updates": "/updates", "system": "/system",
     "account": "/account",
 }
+
+
+def failure(request: Request) -> list[str]:
+    """What to say of a request that failed; nothing when the next page had begun and the browser gave it up itself."""
+    return [] if request.failure == "net::ERR_ABORTED" else [f"failed: {request.url} ({request.failure})"]
 
 
 @contextmanager
@@ -42,7 +47,7 @@ def visit(browser: Browser, running: Running, *, complaints: list[str] | None = 
     heard = complaints if complaints is not None else []
     page.on("console", lambda message: heard.append(f"console {message.type}: {message.text}"))
     page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-    page.on("requestfailed", lambda request: heard.append(f"failed: {request.url}"))
+    page.on("requestfailed", lambda request: heard.extend(failure(request)))
     page.on("dialog", lambda dialog: (heard.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     yield page
     context.close()
