@@ -69,6 +69,10 @@ class Central:
         code = self.query("enrolment-code", "create", "--site", SITE)["code"]
         return f'url = "{URL}"\ncode = "{code}"\nca = """\n{self.authority.ca.read_text()}"""\n'
 
+    def assign(self, version: str) -> None:
+        """Say which release the site's devices should run."""
+        self.call("site", "assign", SITE, version)
+
     def devices(self) -> list[dict[str, Any]]:
         """Every enrolled device."""
         return list(self.query("device", "list"))

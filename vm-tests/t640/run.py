@@ -137,10 +137,13 @@ def _bring_up(here: World, machine: Machine, began: float) -> Ready:
             machine.wait_for_unit(unit)
     with step("Enrolment and first check-in"):
         here.wait_for_device()
+    here.central.assign(boot.version)
     with step("First compliance checks"):
-        score = _wait_for_score(machine)
+        _wait_for_checks(machine)
     with step("First scan of the clinic") as detail:
         devices = _wait_for_scan(machine, detail)
+    with step("Compliance checks, once the start is over") as detail:
+        score = _settled_score(machine, detail)
     claim = json.loads(machine.succeed("local-portal claim-code --json"))
     portal_port, central_port = here.open_doors()
     return Ready(
@@ -169,16 +172,26 @@ def _boot(machine: Machine, detail: Detail) -> Any:
                 machine.wait_for_boot(1.0)
 
 
-def _wait_for_score(machine: Machine) -> dict[str, Any]:
+def _wait_for_checks(machine: Machine) -> None:
     end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        status = world.agent_status(machine)
-        if status.get("checks_at"):
-            return dict(status["score"])
+    while not world.agent_status(machine).get("checks_at"):
+        if time.monotonic() > end:
+            said = machine.unit_log("compliance-agent.service")
+            raise GuestTimeout(f"The agent ran no checks within {PATIENCE_S} s.\n{said}")
         time.sleep(1.0)
-    raise GuestTimeout(
-        f"The agent ran no checks within {PATIENCE_S} s.\n{machine.unit_log('compliance-agent.service')}"
-    )
+
+
+def _settled_score(machine: Machine, detail: Detail) -> dict[str, Any]:
+    """The score when every check could look: under emulation some run into their time limit during the start."""
+    end = time.monotonic() + PATIENCE_S / 2
+    while time.monotonic() < end:
+        results = world.api(machine, "compliance-agent", "/v1/checks/run", method="POST")
+        blind = [item["check_id"] for item in results if item["verdict"] == "error"]
+        if not blind:
+            break
+        detail(f"{', '.join(blind)[:50]} could not look yet")
+        time.sleep(3.0)
+    return dict(world.agent_status(machine)["score"])
 
 
 def _wait_for_scan(machine: Machine, detail: Detail) -> list[dict[str, Any]]:
