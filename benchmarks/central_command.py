@@ -92,7 +92,7 @@ def request(device: rig.DeviceClient) -> bytes:
 
 def bare_rate(requests: list[list[bytes]], size: int) -> float:
     """Requests a second of an application that does nothing with them."""
-    with server([sys.executable, __file__, "--bare", str(size)], None) as port:
+    with server([sys.executable, "-m", "benchmarks.central_command", "--bare", str(size)], None) as port:
         return asyncio.run(load(port, requests))[0]
 
 
@@ -152,3 +152,6 @@ def serve_bare(size: int) -> None:
     settings = Settings(port=0)
     asyncio.run(serve.Server(serve.configuration(settings, app, lifespan="off")).serve())
 
+
+if __name__ == "__main__":
+    serve_bare(int(sys.argv[2]))
