@@ -21,7 +21,7 @@ from t640.errors import RigError
 from t640.processes import wait_for
 from t640.session import open_session
 
-pytestmark = [pytest.mark.netns, pytest.mark.xdist_group("netns")]
+pytestmark = pytest.mark.netns
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from t640 import session as sessions
 from t640.paths import PACKAGE
 from t640.session import clean_up_after_the_dead, open_session
 
-pytestmark = [pytest.mark.netns, pytest.mark.xdist_group("netns")]
+pytestmark = pytest.mark.netns
 
 RUN = """
 import time
