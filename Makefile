@@ -1,6 +1,6 @@
 # make run         boot the whole product on a virtual T640        make test       every test, the virtual machine's included
 # make test-fast   every test but the virtual machine's            make bench      every figure beside its rival's
-# make nix-check NIXPKGS=DIR   evaluate the Nix layer with any nixpkgs
+# make faults      all seventy faults, docs/faults.md              make nix-check NIXPKGS=DIR   the Nix layer, evaluated
 #
 # Everything installs what it needs first (Debian 12 or newer, as root) and keeps it in .venv and .cache.
 
@@ -19,7 +19,7 @@ SOURCES := $(wildcard agent/*/src) central/src
 PYTEST := $(PYTHON) -m pytest
 WORKERS ?= auto
 
-.PHONY: help setup run test test-fast static nix-check bench clean
+.PHONY: help setup run test test-fast static nix-check bench faults clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -51,6 +51,12 @@ nix-check:
 
 bench: $(SETUP)
 	@PYTHONPATH=vm-tests:. $(PYTHON) -m benchmarks
+
+# Every fault, on the simulated device and on the virtual T640; the table is made of what this run has shown.
+faults: $(SETUP)
+	rm -f .cache/faults.json
+	$(PYTEST) tests/faults --faults-results .cache/faults.json; status=$$?; \
+	  $(PYTHON) -m tests.faults.table .cache/faults.json docs/faults.md; exit $$status
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
