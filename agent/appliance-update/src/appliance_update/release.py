@@ -2,6 +2,7 @@
 
 Forward-tolerant for ever: unknown fields are ignored, everything new is optional, and `min_reader` names the oldest
 updater that can apply the release. Every format that was ever published stays readable (tests/appliance_update/corpus).
+docs/update-protocol.md has the fields; `choice` picks one of the releases that are admitted here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from appliance_update.device import verity_identity
 from appliance_update.files import Unreadable, convert
@@ -19,9 +22,62 @@ READER = 1
 
 CUSTOM_KEY = "appliance_release"
 
+DESCRIPTION_LIMIT = 256 * 1024
+"""Bytes (as JSON) of one release's description; a larger one is refused before it is looked into."""
+
+CHUNK_FORMATS = ("caibx",)
+"""Formats of chunk index that this updater reads; of any other the whole artifact is fetched."""
+
 
 class Unsuitable(ValueError):
     """A release that is readable, or not even that, and not for this device; the message says why."""
+
+
+class NeedsReader(Unsuitable):
+    """A release for this device, by an updater newer than this one: a stepping stone has to be installed first."""
+
+    def __init__(self, message: str, beyond: Beyond) -> None:
+        super().__init__(message)
+        self.beyond = beyond
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What is known of a release that this updater cannot apply: enough to find the way to it."""
+
+    version: str
+    min_reader: int
+    from_versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """A chunk index beside an artifact: a way to fetch less of it, never the only one.
+
+    `index` is a signed target of `length` bytes with `sha256`; the chunks lie below `store`, a path relative to the
+    directory of targets. `format` is one of `CHUNK_FORMATS`.
+    """
+
+    index: str
+    length: int
+    sha256: str
+    store: str
+    format: str = "caibx"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The share of devices that a release is offered to for now; see `choice.in_cohort`."""
+
+    percent: int
+    salt: str = ""
+
+
+class Downgrade(msgspec.Struct, frozen=True, rename={"from_versions": "from"}):
+    """Permission to go back to this release from some higher versions, until a time (seconds since the epoch)."""
+
+    from_versions: tuple[str, ...]
+    until: float
 
 
 @dataclass(frozen=True)
@@ -39,11 +95,16 @@ class Artifact:
     content_length: int
     content_sha256: str
     uuid: str = ""
+    chunks: Chunks | None = None
 
 
 @dataclass(frozen=True)
 class Release:
-    """One version of the system, verified and checked against the layout."""
+    """One version of the system, verified and checked against the layout.
+
+    `from_versions` are those that the update was proven from (none: all), `reader` the level of the updater inside it
+    (0: it does not say); a `stepping_stone` reads whatever was published after it.
+    """
 
     version: str
     root_hash: str
@@ -52,6 +113,12 @@ class Release:
     security_epoch: int = 0
     published_at: float = 0.0
     notes: str = ""
+    min_reader: int = 1
+    reader: int = 0
+    stepping_stone: bool = False
+    from_versions: tuple[str, ...] = ()
+    cohort: Cohort | None = None
+    downgrade: Downgrade | None = None
 
     def artifact(self, role: Role) -> Artifact:
         """The artifact of one role; `admit` made sure that there is exactly one."""
@@ -64,6 +131,15 @@ class Release:
 
 
 @dataclass(frozen=True)
+class WrittenChunks:
+    """A chunk index as published."""
+
+    index: str
+    store: str
+    format: str = "caibx"
+
+
+@dataclass(frozen=True)
 class WrittenArtifact:
     """An artifact as published: where it lies and what is in it."""
 
@@ -72,6 +148,7 @@ class WrittenArtifact:
     content_length: int
     content_sha256: str
     uuid: str = ""
+    chunks: WrittenChunks | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +165,11 @@ class WrittenRelease:
     security_epoch: int = 0
     published_at: float = 0.0
     notes: str = ""
+    reader: int = 0
+    stepping_stone: bool = False
+    from_versions: tuple[str, ...] = ()
+    cohort: Cohort | None = None
+    downgrade: Downgrade | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +181,8 @@ class SignedFile:
 
 
 HEX64 = re.compile(r"[0-9a-f]{64}")
+STORE = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?")
+"""A path below the directory of targets: no scheme, no leading slash, nothing to quote."""
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -113,11 +197,8 @@ def admit(custom: Any, files: dict[str, SignedFile], layout: Layout, device_clas
     """
     if not isinstance(custom, dict):
         raise Unsuitable("its description is not an object")
-    reader = custom.get("min_reader", 1)
-    if not isinstance(reader, int) or isinstance(reader, bool) or reader > READER:
-        raise Unsuitable(
-            f"it needs reader {reader!r:.40}, this updater is reader {READER}: install a stepping stone first"
-        )
+    _measured(custom)
+    _readable(custom, layout, device_class, flavour)
     try:
         written = convert(custom, WrittenRelease, "its description")
     except Unreadable as error:
@@ -130,16 +211,48 @@ def admit(custom: Any, files: dict[str, SignedFile], layout: Layout, device_clas
         raise Unsuitable(f"it is of flavour {written.flavour[:40]!r}, this system is {flavour!r}")
     if not HEX64.fullmatch(written.root_hash):
         raise Unsuitable("its root hash is not 64 hexadecimal digits")
-    artifacts = tuple(_artifact(role, written, files, layout) for role in (Role.VERITY, Role.DATA, Role.UKI))
     return Release(
-        written.version,
-        written.root_hash,
-        artifacts,
-        flavour,
-        written.security_epoch,
-        written.published_at,
-        written.notes,
+        version=written.version,
+        root_hash=written.root_hash,
+        artifacts=tuple(_artifact(role, written, files, layout) for role in (Role.VERITY, Role.DATA, Role.UKI)),
+        flavour=flavour,
+        security_epoch=written.security_epoch,
+        published_at=written.published_at,
+        notes=written.notes,
+        min_reader=written.min_reader,
+        reader=written.reader,
+        stepping_stone=written.stepping_stone,
+        from_versions=written.from_versions,
+        cohort=written.cohort,
+        downgrade=written.downgrade,
     )
+
+
+def _measured(custom: dict[str, Any]) -> None:
+    """Refuse a description that is too large or too deep to look into."""
+    try:
+        size = len(msgspec.json.encode(custom))
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise Unsuitable(f"its description is not plain JSON: {error}"[:300]) from error
+    if size > DESCRIPTION_LIMIT:
+        raise Unsuitable(f"its description has {size} bytes, {DESCRIPTION_LIMIT} are allowed")
+
+
+def _readable(custom: dict[str, Any], layout: Layout, device_class: str, flavour: str) -> None:
+    """Refuse what another reader wrote, by the few fields that every format for ever keeps."""
+    reader = custom.get("min_reader", 1)
+    if not isinstance(reader, int) or isinstance(reader, bool):
+        raise Unsuitable(f"its min_reader {reader!r:.40} is not a number")
+    if reader <= READER:
+        return
+    message = f"it needs reader {reader}, this updater is reader {READER}: a stepping stone has to be installed first"
+    version, classes = custom.get("version"), custom.get("device_classes")
+    mine = isinstance(classes, list) and device_class in classes and custom.get("flavour", "") in ("", flavour)
+    if not (mine and isinstance(version, str) and layout.valid_version(version)):
+        raise Unsuitable(message)
+    proven = custom.get("from_versions", [])
+    listed = tuple(item for item in proven if isinstance(item, str)) if isinstance(proven, list) else ()
+    raise NeedsReader(message, Beyond(version, reader, listed))
 
 
 def _artifact(role: Role, written: WrittenRelease, files: dict[str, SignedFile], layout: Layout) -> Artifact:
@@ -171,7 +284,18 @@ def _artifact(role: Role, written: WrittenRelease, files: dict[str, SignedFile],
         artifact.content_length,
         artifact.content_sha256,
         uuid,
+        _chunks(artifact.chunks, files),
     )
+
+
+def _chunks(written: WrittenChunks | None, files: dict[str, SignedFile]) -> Chunks | None:
+    """The chunk index, when this updater can use it: it only ever saves bytes, so an odd one is left alone."""
+    signed = files.get(written.index) if written else None
+    if written is None or signed is None or written.format not in CHUNK_FORMATS:
+        return None
+    if not STORE.fullmatch(written.store) or ".." in written.store.split("/"):
+        return None
+    return Chunks(written.index, signed.length, signed.sha256, written.store.rstrip("/"), written.format)
 
 
 def staged_name(artifact: Artifact, version: str, layout: Layout) -> str:
