@@ -56,6 +56,12 @@ class Gate:
     state_directory: str = "/var"
     databases: tuple[str, ...] = ()
     """Glob patterns; a pattern that matches nothing passes (the service has not made its database yet)."""
+    slots: bool = True
+    """Whether both slots and the programs that write them must be there. False on a host that keeps generations."""
+    rehearsal: str = "appliance-update-rehearse.service"
+    """The unit that rehearses an update with this system's own updater; its report decides. Empty: none."""
+    rehearsal_units: tuple[str, ...] = ()
+    """Units started by the rehearsal after the updater's own part; each must end well."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Paths:
     state: str = "/var/lib/appliance-update"
     runtime: str = "/run/appliance-update"
     sysupdate: str = "/usr/lib/systemd/systemd-sysupdate"
+    canary: str = "/usr/share/appliance-update/canary"
+    """A tiny signed release for the rehearsal: metadata/, targets/, root.json (`appliance-release canary`)."""
 
 
 @dataclass(frozen=True)
