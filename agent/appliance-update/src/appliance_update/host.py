@@ -48,6 +48,14 @@ class Host:
         """IMAGE_VERSION of os-release, empty when it is not an image."""
         return self.os_release().get("IMAGE_VERSION", "")
 
+    @property
+    def machine_id(self) -> str:
+        """The machine's id, 32 hex digits; empty when it has none. It decides the rollout cohort and is never sent."""
+        try:
+            return self.path("/etc/machine-id").read_text().strip()
+        except OSError:
+            return ""
+
     def loader_variable(self, name: str) -> str | None:
         """An EFI variable of the boot loader interface as text; None when it is not set."""
         try:

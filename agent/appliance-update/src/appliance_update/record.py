@@ -37,7 +37,8 @@ class Record:
     """The persisted state. Times are seconds since the epoch.
 
     `good_version` is the version that last proved itself here; `armed_boot` the boot in which the candidate was armed,
-    `restarts` how often we rebooted for it; `time_floor` the latest time that verified metadata was signed at.
+    `restarts` how often we rebooted for it; `time_floor` the latest time that verified metadata was signed at,
+    `security_epoch` that of the version that last proved itself: no lower one is installed again.
     """
 
     format: int = 1
@@ -51,6 +52,7 @@ class Record:
     armed_at: float = 0.0
     restarts: int = 0
     time_floor: float = 0.0
+    security_epoch: int = 0
     last_check_at: float | None = None
     last_check_error: str = ""
     updated_at: float = 0.0

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance_update import faults, inbox
+from appliance_update.choice import Situation, choose
 from appliance_update.clock import trusted_time
 from appliance_update.config import Config
 from appliance_update.device import Device, DeviceError, inspect, refusals
@@ -20,7 +21,7 @@ from appliance_update.host import Host
 from appliance_update.install import Installer, InstallError
 from appliance_update.layout import Layout
 from appliance_update.record import State
-from appliance_update.release import Release, version_key
+from appliance_update.release import Release
 from appliance_update.repository import Catalogue, CheckError, Repository
 from appliance_update.settle import settle
 from appliance_update.store import Store
@@ -149,23 +150,21 @@ class Updater:
         trusted = trusted_time(now, self.host.build_time(), self.store.record.time_floor)
         return self.repository.refresh(self.layout, self.config.device_class, flavour, trusted)
 
+    def _trusted_now(self) -> float:
+        return trusted_time(self.store.now(), self.host.build_time(), self.store.record.time_floor)
+
     def _choose(self, catalogue: Catalogue) -> tuple[Release | None, str, str]:
         """The release to install; else the version that is offered in vain, if any, and a sentence."""
-        running = self.store.running_version
-        put_away = self.store.put_away_versions()
         spent = {entry.version for entry in self.store.device.entries if entry.spent} if self.store.device else set()
-        newer = [release for release in catalogue.releases if version_key(release.version) > version_key(running)]
-        able = [release for release in newer if release.version not in put_away and release.version not in spent]
-        if able:
-            return max(able, key=lambda release: version_key(release.version)), "", ""
-        if newer:
-            version = max((release.version for release in newer), key=version_key)
-            reason = put_away.get(version, "its tries are spent")
-            return None, version, f"{version} is offered but failed here: {reason}"
-        if catalogue.unsuitable:
-            path, reason = sorted(catalogue.unsuitable.items())[-1]
-            return None, "", f"{running} is up to date; {path.rpartition('/')[2]} is offered, but {reason}"
-        return None, "", f"{running} is up to date"
+        here = Situation(
+            running=self.store.running_version,
+            now=max(self._trusted_now(), catalogue.signed_at),
+            security_epoch=self.store.record.security_epoch,
+            device_id=self.host.machine_id,
+            put_away=dict.fromkeys(spent, "its tries are spent") | self.store.put_away_versions(),
+        )
+        chosen = choose(catalogue.releases, catalogue.beyond, here, catalogue.unsuitable)
+        return chosen.release, chosen.put_away, chosen.sentence
 
     def fetch(self) -> Release | None:
         """Check, and bring the candidate verified into the staging directory. Raises `UpdateError`."""
@@ -245,8 +244,7 @@ class Updater:
 
     def window_open(self) -> bool:
         """Whether the maintenance window is open, by the best time we have."""
-        now = trusted_time(self.store.now(), self.host.build_time(), self.store.record.time_floor)
-        return self.config.window.open_at(now)
+        return self.config.window.open_at(self._trusted_now())
 
     def mark_bad(self, version: str, reason: str) -> None:
         """Put a version away by hand; an armed one is disarmed. Raises `UpdateError`."""

@@ -1,0 +1,166 @@
+"""The Update Framework's client workflow by python-tuf, judged by our clock and fetched by our HTTP rules.
+
+Real updates and `appliance-update tuf-client` both come through here.
+Source: https://theupdateframework.github.io/specification/latest/#detailed-client-workflow
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import inspect
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from securesystemslib.exceptions import StorageError
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
+from tuf.api.metadata import Metadata, Root, TargetFile  # type: ignore[attr-defined]
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.ngclient.updater import Updater
+
+from appliance_update.clock import as_datetime, spoken
+from appliance_update.web import CaptivePortal, NotThere, WebError, looks_like_page, opened
+
+MOST_ROOTS = 1024
+"""Root versions followed in one refresh: a device that was off for years and a publisher who rotates weekly."""
+
+TARGETS_LIMIT = 16 * 1024 * 1024
+"""Bytes of targets metadata: some thousand releases."""
+
+CACHED = ("timestamp", "snapshot", "targets")
+"""The roles whose time of signing is believed; they are in the cache only after they were verified."""
+
+
+class CheckError(RuntimeError):
+    """The repository could not be read or not be trusted; the message says which, and what to do."""
+
+
+class Fetcher(FetcherInterface):
+    """Hands TUF its files through our own HTTP rules."""
+
+    def __init__(self, client: requests.Session) -> None:
+        self._client = client
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        try:
+            with opened(self._client, url) as response:
+                first = True
+                for chunk in response.iter_content(16 * 1024):
+                    if first and looks_like_page(chunk, ""):
+                        raise CaptivePortal(f"{url}: a web page came back instead of metadata: a captive portal?")
+                    first = False
+                    yield chunk
+        except NotThere as error:
+            raise DownloadHTTPError(str(error), error.status) from error
+        except WebError as error:
+            raise DownloadError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Client:
+    """The verified metadata of one repository, kept in `cache`.
+
+    `trusted_root` is the root metadata to begin with; None takes the one that already lies in the cache.
+    """
+
+    metadata_url: str
+    cache: Path
+    http: requests.Session
+    trusted_root: bytes | None = None
+
+    def refresh(self, now: float) -> Updater:
+        """Fetch and verify root, timestamp, snapshot and targets as of `now` (see `clock.trusted_time`).
+
+        The time at which metadata in the cache was signed counts as well: it cannot be earlier than that. Raises
+        `CheckError`.
+        """
+        now = max(now, self.signed_at())
+        with self._explained(now):
+            updater = self._updater()
+            # python-tuf judges expiry by the wall clock alone; ours may say 1970.
+            updater._trusted_set.reference_time = as_datetime(now)
+            updater.refresh()
+            return updater
+
+    def download(self, names: list[str], target_url: str, directory: Path, now: float) -> None:
+        """Refresh, then bring the named targets, verified, into `directory`; stop at the first that fails.
+
+        A target that lies there already with the signed hashes is not fetched again. Raises `CheckError`.
+        """
+        updater = self.refresh(now)
+        directory.mkdir(parents=True, exist_ok=True)
+        updater.target_dir = str(directory)
+        for name in names:
+            with self._explained(now):
+                target = updater.get_targetinfo(name)
+                if target is None:
+                    raise CheckError(f"{name}: no role that may sign it has signed it")
+                self._download_one(updater, target, target_url)
+
+    def _download_one(self, updater: Updater, target: TargetFile, target_url: str) -> None:
+        if updater.find_cached_target(target) is None:
+            updater.download_target(target, target_base_url=target_url)
+
+    def signed_at(self) -> float:
+        """The latest time (seconds since the epoch) that metadata in the cache says it was signed at; 0.0 if none."""
+        latest = 0.0
+        for role in CACHED:
+            with contextlib.suppress(RepositoryError, StorageError, OSError, ValueError):
+                latest = max(latest, signing_time(Metadata.from_file(str(self.cache / f"{role}.json")).signed))
+        return latest
+
+    def forget(self) -> None:
+        """Throw the cache away (the trusted root of the image stays): for a cache that cannot be read."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _explained(self, now: float) -> Iterator[None]:
+        try:
+            yield
+        except ExpiredMetadataError as error:
+            raise CheckError(
+                f"The repository's metadata has expired ({error}); by our clock it is {spoken(now)}. Either nobody "
+                "renewed it, somebody replays an old one, or the clock is wrong"
+            ) from error
+        except DownloadError as error:
+            raise CheckError(str(error)) from error
+        except RepositoryError as error:
+            raise CheckError(f"The repository's metadata is not to be trusted: {error}") from error
+        except (OSError, StorageError, ValueError) as error:
+            raise CheckError(f"The metadata cache {self.cache} cannot be used: {error}") from error
+
+    def _updater(self) -> Updater:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        config = UpdaterConfig(targets_max_length=TARGETS_LIMIT, max_root_rotations=MOST_ROOTS)
+        options: dict[str, Any] = {"fetcher": Fetcher(self.http), "config": config}
+        if "bootstrap" in inspect.signature(Updater.__init__).parameters:  # python-tuf 6 and later
+            options["bootstrap"] = self.trusted_root
+        elif self.trusted_root is not None:
+            self._seed(self.trusted_root)
+        return Updater(str(self.cache), self.metadata_url, **options)
+
+    def _seed(self, trusted: bytes) -> None:
+        """Give python-tuf 5.1 its first root, and again when the cached one is damaged or older than the image's."""
+        cached = self.cache / "root.json"
+        with contextlib.suppress(OSError, StorageError, RepositoryError, ValueError):
+            own, shipped = Metadata[Root].from_file(str(cached)), Metadata[Root].from_bytes(trusted)
+            if own.signed.version >= shipped.signed.version:
+                return
+        cached.unlink(missing_ok=True)
+        cached.write_bytes(trusted)
+
+
+def signing_time(signed: Any) -> float:
+    """When the publisher says it signed: an own field of our publisher's, absent in others'."""
+    value = signed.unrecognized_fields.get("x-appliance-signed-at")
+    if not isinstance(value, str):
+        return 0.0
+    try:
+        return datetime.datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
