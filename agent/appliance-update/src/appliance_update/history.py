@@ -29,6 +29,8 @@ class Event(enum.StrEnum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled_back"
     QUARANTINED = "quarantined"
+    GATE_FAILED = "gate_failed"
+    REHEARSAL_FAILED = "rehearsal_failed"
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Installer:
     def fill_slot(self, release: Release, progress: Callable[[int, int], None]) -> None:
         """Write the release into the standby slot, without a boot entry, and read it back. Raises `InstallError`."""
         device = self._asserted(release)
-        self._check_pairing(release)
+        self.check_pairing(release)
         freed = sum(entry.path.stat().st_size for entry in device.entries if entry.version != device.version)
         esp_preflight(device.esp, release, self.layout, freed)
         self._fence(device)
@@ -164,8 +164,11 @@ class Installer:
             and slot.verity.uuid.hex == release.artifact(Role.VERITY).uuid
         )
 
-    def _check_pairing(self, release: Release) -> None:
-        """The UKI must name the root hash of the slot it will boot; the loader cannot know better."""
+    def check_pairing(self, release: Release) -> None:
+        """The UKI must name the root hash of the slot it will boot; the loader cannot know better.
+
+        Raises `InstallError`.
+        """
         staged = self.transfer.staged(release, release.artifact(Role.UKI))
         name = self.layout.flavour[release.flavour].root_hash_argument
         try:

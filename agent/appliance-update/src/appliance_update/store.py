@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -118,6 +119,11 @@ class Store:
             if earlier.event == Event.DOWNLOAD_STARTED or event in REPEATABLE:
                 break
         history.append(self.history_path, entry)
+
+    def contact(self) -> None:
+        """Note that verified metadata was fetched, or a rehearsal succeeded: the lifeline stays asleep. Best effort."""
+        with contextlib.suppress(OSError):
+            (self.state / "last-contact").touch()
 
     def put_away(self, version: str, reason: str) -> None:
         """Quarantine a version."""
