@@ -23,6 +23,7 @@ from appliance_update.machine import assemble
 from appliance_update.record import State
 from appliance_update.settle import settle
 from appliance_update.store import Busy, Store
+from appliance_update.tuf_cli import tuf_client
 from appliance_update.updater import Failure, UpdateError, Updater
 
 EXIT_CODES = """
@@ -118,6 +119,9 @@ def assembled(config_path: Path) -> Updater:
 def main(context: click.Context, config_path: Path) -> None:
     """Replace the appliance's system image: into the other slot, on trial, with automatic rollback."""
     context.obj = config_path
+
+
+main.add_command(tuf_client)
 
 
 @main.command()
