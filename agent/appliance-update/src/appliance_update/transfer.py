@@ -105,9 +105,10 @@ class Transfer:
 
     def _fetch_one(self, artifact: Artifact, progress: Callable[[int], None]) -> None:
         part = self.downloads / f"{artifact.sha256}.part"
-        failures = 0
+        failures = best = 0
         while True:
             before = part.stat().st_size if part.exists() else 0
+            best = max(best, before)
             if before == artifact.length:
                 return  # whole; `verify` says whether it is right
             try:
@@ -117,7 +118,9 @@ class Transfer:
                 raise TransferError(str(error)) from error
             except WebError as error:
                 after = part.stat().st_size if part.exists() else 0
-                failures = 0 if after > before else failures + 1  # a flapping link that makes progress is good enough
+                # A flapping link that gets further is good enough; one that only gets as far as before is not, else a
+                # file that is too short on the server would be fetched for ever.
+                failures = 0 if after > best else failures + 1
                 if failures >= ATTEMPTS:
                     raise TransferError(f"{artifact.target}: {error} ({failures} attempts without progress)") from error
                 self.pause(min(2.0**failures, 30.0))
