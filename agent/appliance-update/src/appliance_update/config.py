@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import zoneinfo
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from appliance_update.window import Window, WindowError
+
 CONFIG_FILE = Path("/etc/appliance-update/config.toml")
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key and reason."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """When the device may reboot into a new version. Without `start` and `end`: at any time.
-
-    `start` and `end` are HH:MM in `time_zone` (IANA name); a window may go over midnight.
-    """
-
-    start: str = ""
-    end: str = ""
-    time_zone: str = "UTC"
-
-    def open_at(self, seconds: float) -> bool:
-        """Whether the window is open at a time given in seconds since the epoch. Raises `ConfigError`."""
-        if not self.start and not self.end:
-            return True
-        try:
-            zone = zoneinfo.ZoneInfo(self.time_zone)
-            start, end = (datetime.time.fromisoformat(text) for text in (self.start, self.end))
-        except (ValueError, zoneinfo.ZoneInfoNotFoundError, OSError) as error:
-            raise ConfigError(f"[window]: {error}; start and end are HH:MM, time_zone like America/New_York") from error
-        now = datetime.datetime.fromtimestamp(seconds, zone).time()
-        return start <= now < end if start <= end else now >= start or now < end
 
 
 @dataclass(frozen=True)
@@ -65,6 +41,30 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Which databases are kept before another version boots: globs. Evidence is left alone whatever they match."""
+
+    databases: tuple[str, ...] = (
+        "/var/lib/compliance-agent/agent.db",
+        "/var/lib/network-scanner/*.db",
+        "/var/lib/local-portal/*.db",
+    )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """When a version that was good is left again for the other slot. Empty values leave a sign out."""
+
+    hours: float = 72.0
+    """Hours without check-in, update check and rehearsal, while the network is fine."""
+    looks: int = 4
+    """Looks (one every quarter of an hour) in a row at which a unit was failing. 0: units are not looked at."""
+    units: tuple[str, ...] = ()
+    """Units to look at; empty: those of [gate]."""
+    checkin_file: str = "/var/lib/compliance-agent/last-checkin"
+
+
+@dataclass(frozen=True)
 class Paths:
     """Where things lie. Only NixOS and tests change these."""
 
@@ -87,6 +87,8 @@ class Config:
     """Whether `run` reboots into an armed version by itself (in the window)."""
     window: Window = field(default_factory=Window)
     gate: Gate = field(default_factory=Gate)
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    watch: Watch = field(default_factory=Watch)
     paths: Paths = field(default_factory=Paths)
 
 
@@ -101,7 +103,10 @@ def load(path: Path = CONFIG_FILE) -> tuple[Config, list[str]]:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    config.window.open_at(0.0)
+    try:
+        config.window.check()
+    except WindowError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config, [f"{path}: {key} is not known and ignored" for key in _unknown(data, Config)]
 
 

@@ -29,8 +29,16 @@ class Event(enum.StrEnum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled_back"
     QUARANTINED = "quarantined"
+    POSTPONED = "postponed"
+    OVERDUE = "overdue"
+    RESTORED = "restored"
+    SECOND_THOUGHTS = "second_thoughts"
     GATE_FAILED = "gate_failed"
     REHEARSAL_FAILED = "rehearsal_failed"
+
+
+FINAL = (Event.COMMITTED, Event.ROLLED_BACK, Event.QUARANTINED)
+"""Events that answer an order."""
 
 
 @dataclass(frozen=True)
