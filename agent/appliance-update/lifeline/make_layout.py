@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Turns image/layout.toml into the few shell variables the lifeline needs, while an image is built.
 
-`make_layout.py LAYOUT FLAVOUR` prints them. Only the builder runs this (standard library alone, Python 3.11); the device
-reads the result with `.`, from the verified slot. No number of the disk is written by hand in any shell script.
+`make_layout.py LAYOUT FLAVOUR` prints them. Only builders run this (Python 3.11, standard library alone); the device
+reads the result with `.` from its verified slot. No number of the disk is written by hand in any shell script.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ def variables(layout: dict[str, Any], flavour: str) -> dict[str, str]:
         "layout_empty_label": slot["empty_label"],
         "layout_esp_mount_points": " ".join(esp["mount_points"]),
         "layout_uki_directory": esp["uki_directory"],
-        "layout_uki_reserve": str(esp["uki_reserve_mib"] * MIB),
         "layout_tries": str(layout["boot"]["tries"]),
     }
     for role in ("verity", "data"):
