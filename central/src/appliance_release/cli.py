@@ -16,6 +16,7 @@ from rich.table import Table
 
 from appliance_release import keys
 from appliance_release.artifacts import ArtifactError, collect
+from appliance_release.lifeline import lifeline
 from appliance_release.repository import Description, PublishError, Repository
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -101,6 +102,20 @@ def renew(repository: Path, keys_: Path) -> None:
 
 
 @main.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--layout", type=click.Path(path_type=Path, exists=True), required=True, help="image/layout.toml")
+def canary(directory: Path, layout: Path) -> None:
+    """Make the canary release in DIRECTORY that an image carries for its rehearsal. Needs no keys; reproducible."""
+    from appliance_release.canary import CanaryError, make
+
+    with spoken_errors():
+        try:
+            make(directory, layout)
+        except CanaryError as error:
+            raise PublishError(str(error)) from error
+
+
+@main.command()
 @click.option("--repository", type=DIRECTORY, required=True)
 def verify(repository: Path) -> None:
     """See the repository as a device does: signatures, expiry, and every file's hash."""
@@ -128,3 +143,6 @@ def list_command(repository: Path, as_json: bool) -> None:
         size = f"{release.length / 1048576:.1f}"
         table.add_row(release.version, ", ".join(release.device_classes), release.flavour, size, release.root_hash[:16])
     Console(highlight=False).print(table)
+
+
+main.add_command(lifeline)

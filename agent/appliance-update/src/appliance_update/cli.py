@@ -21,6 +21,7 @@ from appliance_update.device import DeviceError, inspect
 from appliance_update.layout import LayoutError
 from appliance_update.machine import assemble
 from appliance_update.record import State
+from appliance_update.rehearse_cli import rehearse
 from appliance_update.settle import settle
 from appliance_update.store import Busy, Store
 from appliance_update.tuf_cli import tuf_client
@@ -37,6 +38,7 @@ Exit codes:
   5  the release could not be installed
   6  this device refuses updates now (see `appliance-update status`)
   7  another updater is at work
+  8  `rehearse`: this system cannot update itself
 """
 
 
@@ -122,6 +124,7 @@ def main(context: click.Context, config_path: Path) -> None:
 
 
 main.add_command(tuf_client)
+main.add_command(rehearse)
 
 
 @main.command()

@@ -16,14 +16,17 @@ from appliance_update import layout as layouts
 from appliance_update.config import CONFIG_FILE, Config, ConfigError, load
 from appliance_update.failed_boot import GATE_FILE, LastGate
 from appliance_update.files import write_json
-from appliance_update.gate.checks import registry
+from appliance_update.gate import baseline, systemd
+from appliance_update.gate.checks import Check, Hopeless, registry
 from appliance_update.gate.judge import Verdict, judge
+from appliance_update.history import Event
 from appliance_update.host import Host
+from appliance_update.store import Store
 
 
 @click.command()
 @click.option("--config", "config_path", type=click.Path(path_type=Path), default=CONFIG_FILE, show_default=True)
-@click.option("--once", is_flag=True, help="One round, without waiting for what is still starting.")
+@click.option("--once", is_flag=True, help="One round, without waiting for what is still starting, and no rehearsal.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, as in /run/appliance-update/gate.json.")
 @click.option("--exhausted", is_flag=True, help="Only say whether the loader had nothing better to boot: exit 0 if so.")
 def main(config_path: Path, once: bool, as_json: bool, exhausted: bool) -> None:
@@ -43,16 +46,37 @@ def main(config_path: Path, once: bool, as_json: bool, exhausted: bool) -> None:
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
-    gate = replace(config.gate, deadline=0.0) if once else config.gate
-    verdict = judge(gate, host, registry())
+    if once:
+        config = replace(config, gate=replace(config.gate, deadline=0.0, rehearsal=""))
+    verdict = judge(config, host, {"configuration": configured(config_path), **registry()})
+    verdict = replace(verdict, advice=advice(config, host))
     publish(config, verdict)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(verdict), indent=1, sort_keys=True))
     else:
         click.echo(sentence(verdict), err=not verdict.passed)
+        for name, text in verdict.advice.items():
+            click.echo(f"boot-health: advice only: {name}: {text}")
     if not verdict.passed and verdict.counted:
-        _console(sentence(verdict))
+        tell(config, verdict)
     sys.exit(0 if verdict.passed else 1)
+
+
+def configured(path: Path) -> Check:
+    """A check that the configuration is there at all: without it nothing is judged, and nothing polled."""
+
+    def check(config: Config, host: Host) -> str | None:
+        return None if path.exists() else Hopeless(f"{path} is missing: this system would never look for updates")
+
+    return check
+
+
+def advice(config: Config, host: Host) -> dict[str, str]:
+    """What is remarkable and decides nothing. That must not go wrong, either."""
+    try:
+        return baseline.advice(config, host)
+    except Exception as error:
+        return {"advice": f"{type(error).__name__}: {error}"[:500]}
 
 
 def out_of_tries(host: Host) -> bool:
@@ -86,6 +110,16 @@ def publish(config: Config, verdict: Verdict) -> None:
     with contextlib.suppress(OSError):
         last = LastGate(verdict.version, verdict.passed, verdict.reason, verdict.at)
         write_json(Path(config.paths.state) / GATE_FILE, last)
+
+
+def tell(config: Config, verdict: Verdict) -> None:
+    """Say why this boot ends: on the console, in the history, and in a journal that is on disk before the reboot."""
+    _console(sentence(verdict))
+    with contextlib.suppress(OSError):
+        store = Store(Path(config.paths.state), Path(config.paths.runtime))
+        store.load()
+        store.note(Event.GATE_FAILED, version=verdict.version, reason=verdict.reason[:1000])
+    systemd.sync_journal()
 
 
 def _console(text: str) -> None:

@@ -1,4 +1,4 @@
-"""One check a file; each is `check(gate, host)` and returns None when all is well, else a sentence.
+"""One check a file; each is `check(config, host)` and returns None when all is well, else a sentence.
 
 To add one: a file here with that function. The registry finds it by being here.
 """
@@ -9,10 +9,16 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from appliance_update.config import Gate
+from appliance_update.config import Config
 from appliance_update.host import Host
 
-Check = Callable[[Gate, Host], str | None]
+Check = Callable[[Config, Host], str | None]
+
+
+class Hopeless(str):
+    """A sentence about something that waiting does not mend: the gate condemns at once."""
+
+    __slots__ = ()
 
 
 def registry() -> dict[str, Check]:

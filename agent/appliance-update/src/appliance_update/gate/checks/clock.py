@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 from appliance_update.clock import spoken
-from appliance_update.config import Gate
+from appliance_update.config import Config
 from appliance_update.host import Host
 
 GRACE = 24 * 3600.0
 
 
-def check(gate: Gate, host: Host) -> str | None:
+def check(config: Config, host: Host) -> str | None:
     """systemd itself raises a clock below its own epoch, so this fails only where that did not work."""
     built = host.build_time()
     now = time.time()

@@ -7,15 +7,16 @@ import sqlite3
 import urllib.parse
 from pathlib import Path
 
-from appliance_update.config import Gate
+from appliance_update.config import Config
 from appliance_update.host import Host
 
 MOST = 64 * 1024 * 1024
 """Bytes up to which the whole database is checked; a larger one is only opened and its schema read."""
 
 
-def check(gate: Gate, host: Host) -> str | None:
+def check(config: Config, host: Host) -> str | None:
     """Read-only, beside the running services."""
+    gate = config.gate
     for pattern in gate.databases:
         for name in sorted(glob.glob(str(host.path(pattern)))):  # noqa: PTH207
             problem = _problem(Path(name))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ssl
 import urllib.request
 
-from appliance_update.config import Gate
+from appliance_update.config import Config
 from appliance_update.host import Host
 
 TIMEOUT = 10.0
 
 
-def check(gate: Gate, host: Host) -> str | None:
+def check(config: Config, host: Host) -> str | None:
     """A GET of the health page; 200 with the word ok. It stays on this machine, so no proxy is asked."""
+    gate = config.gate
     if not gate.portal:
         return None
     if not gate.portal.startswith(("https://", "http://")):

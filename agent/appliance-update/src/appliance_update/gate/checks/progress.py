@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from appliance_update.config import Gate
+from appliance_update.config import Config
 from appliance_update.host import Host
 
 
-def check(gate: Gate, host: Host) -> str | None:
+def check(config: Config, host: Host) -> str | None:
     """Age is measured against the wall clock; a file from the future counts as fresh (the clock was just set)."""
+    gate = config.gate
     if not gate.progress_file:
         return None
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 
-from appliance_update.config import Gate
+from appliance_update.config import Config
 from appliance_update.host import Host
 
 
-def check(gate: Gate, host: Host) -> str | None:
+def check(config: Config, host: Host) -> str | None:
     """One small file, flushed, read and removed."""
+    gate = config.gate
     if not gate.state_directory:
         return None
     content = os.urandom(512)
