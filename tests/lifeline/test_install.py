@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+from pathlib import Path
+
+import pytest
+
 from appliance_update.gpt import read_table
 from appliance_update.layout import Role
-from tests.appliance_update.simulator import boot
-from tests.lifeline.conftest import V1, V2, World
+from tests.appliance_update.simulator import boot, make_build
+from tests.lifeline.conftest import V1, V2, Keys, World, make_world
 
 
 def test_it_stands_by_while_the_updater_is_in_contact(world: World) -> None:
@@ -45,3 +50,120 @@ def test_the_partition_table_is_the_same_but_for_the_slot_it_wrote(world: World)
         assert (old.number, old.start, old.size) == (new.number, new.start, new.size)
         if old.number not in written:
             assert old == new
+
+
+def test_the_marker_of_a_broken_updater_engages_at_once(world: World) -> None:
+    world.publish(V2)
+    (world.root / "var/lib/appliance-update/updater-broken").write_text("the rehearsal failed: no python\n")
+    assert world.run().returncode == 0
+    assert boot(world.device) == V2
+    history = (world.root / "var/lib/appliance-update/history.jsonl").read_text()
+    assert "lifeline_installed" in history
+    assert "no python" in history
+
+
+def test_the_updater_reads_the_history_that_the_lifeline_writes(world: World) -> None:
+    from appliance_update import history
+
+    world.publish(V2, note="a note")
+    (world.root / "var/lib/appliance-update/updater-broken").write_text('it said "no"\\\n\x01 and more\n')
+    assert world.run().returncode == 0
+    entries, damaged = history.read(world.root / "var/lib/appliance-update/history.jsonl")
+    assert damaged == 0
+    assert [(entry.event, entry.version, entry.from_version) for entry in entries] == [("lifeline_installed", V2, V1)]
+
+
+def test_what_fails_its_trial_is_not_tried_again_until_a_higher_number(world: World) -> None:
+    world.publish(V2)
+    assert world.run("run", "--now").returncode == 0
+    assert boot(world.device, healthy={V1}) == V1
+    assert world.device.ukis() == [f"t640_{V1}.efi", f"t640_{V2}+0-3.efi"]
+    world.rebooted  # noqa: B018 # forgotten
+    again = world.run("run", "--now")
+    assert again.returncode == 0
+    assert "was tried here and failed" in world.status()["detail"]
+    assert not world.rebooted
+    world.publish(V2)  # the same build, a higher number: the provider says try again
+    assert world.run("run", "--now").returncode == 0
+    assert boot(world.device) == V2
+
+
+def test_pieces_that_are_in_the_slot_already_are_not_fetched(world: World) -> None:
+    world.publish(V2)
+    assert world.run("run", "--now").returncode == 0
+    assert boot(world.device, healthy={V1}) == V1
+    with world.device.disk.open("r+b") as disk:  # one bit of the standby rots
+        disk.seek(world.device.partition(Role.DATA, "b").start + 70_000)
+        disk.write(b"rot")
+    world.server.requests.clear()
+    assert world.run("run", "--now").returncode == 0
+    pieces = [path for path, _ in world.server.requests if "pieces/" in path]
+    assert len(pieces) <= 2  # the rotten one, and the kernel image that was taken away before
+    assert boot(world.device) == V2
+
+
+POINTS = (
+    "fence", "verity:write", "verity:written", "data:write", "data:written", "verity:mark", "data:mark", "uki:write",
+    "uki:written", "arm", "armed",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_power_cut_anywhere_leaves_a_slot_that_boots_and_the_next_run_goes_on(world: World, point: str) -> None:
+    world.publish("2026.11.0", downgrade=True)
+    assert world.run("run", "--now").returncode == 0
+    assert boot(world.device) in ("2026.11.0", V1)  # the loader takes the higher one first
+    world.publish(V2)
+    (world.root / "run/appliance-update/faults-allowed").parent.mkdir(exist_ok=True)
+    (world.root / "run/appliance-update/faults-allowed").touch()
+    done = world.run("run", "--now", APPLIANCE_UPDATE_FAULT=f"{point}:kill")
+    assert done.returncode == -9, done.stdout
+    up = boot(world.device)
+    assert up == V1 or (point == "armed" and up == V2)
+    if up == V1:
+        done = world.run("run", "--now")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert boot(world.device) == V2
+
+
+def test_a_fault_is_only_injected_where_the_rig_allows_it(world: World) -> None:
+    world.publish(V2)
+    assert world.run("run", "--now", APPLIANCE_UPDATE_FAULT="arm:kill").returncode == 0
+
+
+def test_an_armed_system_is_not_written_again_only_restarted_into(world: World) -> None:
+    world.publish(V2)
+    world.settings["WINDOW"] = closed_window()
+    assert world.run("run", "--now").returncode == 0
+    assert world.status()["state"] == "armed"
+    assert not world.rebooted
+    world.server.requests.clear()
+    world.settings.clear()
+    assert world.run("run", "--now").returncode == 0
+    assert world.rebooted
+    assert [path for path, _ in world.server.requests if "pieces" in path] == []
+
+
+def closed_window() -> str:
+    """An hour that is half a day away."""
+    now = datetime.datetime.now(datetime.UTC)
+    start, end = (now + datetime.timedelta(hours=hours) for hours in (11, 12))
+    return f"{start:%H:%M}-{end:%H:%M}"
+
+
+def test_a_loader_that_ignores_what_is_armed_is_not_asked_for_ever(world: World) -> None:
+    world.publish(V2)
+    world.silent_for(100)
+    codes = [world.run().returncode for _ in range(4)]
+    assert codes == [0, 0, 0, 6]
+    assert "3 restarts did not boot it" in world.status()["detail"]
+
+
+def test_the_nixos_flavour_is_written_alike(tmp_path: Path, keys: Keys, tools: Path) -> None:
+    nixos = make_world(tmp_path, keys, tools, "nixos")
+    nixos.publish(V2, make_build(tmp_path, V2, flavour="nixos"))
+    done = nixos.run("run", "--now")
+    nixos.server.close()
+    assert done.returncode == 0, done.stdout
+    assert nixos.device.partition(Role.DATA, "b").type == "usr"
+    assert boot(nixos.device) == V2
