@@ -73,7 +73,11 @@ class Updates:
 
     def publish(self, version: str, variant: str = "good") -> Artifacts:
         """Build (or take from the cache) and publish a version."""
-        artifacts = build(recipe(version, variant))
+        return self.put(build(recipe(version, variant)))
+
+    def put(self, artifacts: Artifacts) -> Artifacts:
+        """Publish a built version."""
+        version = artifacts.version
         layout = layouts.load()
         folder = artifacts.directory / "published"
         shutil.rmtree(folder, ignore_errors=True)
