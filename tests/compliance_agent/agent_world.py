@@ -9,8 +9,9 @@ from typing import Any
 
 from appliance_protocol.clock import ClockReading, ClockState
 from appliance_protocol.verdict import Citation, Coverage, Framework, Verdict
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
 from compliance_agent.config import CentralConfig, Config, EvidenceConfig, PathConfig
+from compliance_agent.errors import CheckError
 from compliance_agent.service import Agent
 
 CITES = (Citation(Framework.HIPAA, "164.312(b)", "Audit controls", Coverage.PARTIAL, True),)

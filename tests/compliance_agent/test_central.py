@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -133,7 +135,8 @@ def test_the_environment_cannot_replace_the_authority(
     central: CentralPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, _ = make_authority(tmp_path / "other")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(other))
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, str(other))
     assert ask(central).answers == 7
 
 
@@ -157,6 +160,57 @@ def test_an_unknown_name_is_told() -> None:
 def test_a_dead_proxy_is_told(central: CentralPeer) -> None:
     with pytest.raises(Unreachable, match="the proxy does not let us through"):
         ask(central, proxy="http://127.0.0.1:9")
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that writes down what it is asked and lets nobody through; its address, without a scheme."""
+    asked: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def refuse() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            asked.append(connection.recv(4096))
+            connection.sendall(b"HTTP/1.1 403 Not for you\r\nContent-Length: 0\r\n\r\n")
+            connection.close()
+
+    threading.Thread(target=refuse, daemon=True).start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}", asked
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_a_proxy_is_told_who_asks_and_only_for_the_way(central: CentralPeer, proxy: tuple[str, list[bytes]]) -> None:
+    address, asked = proxy
+    with pytest.raises(Unreachable, match="the proxy does not let us through"):
+        ask(central, proxy=f"http://clinic:p%40ss@{address}")
+    assert asked[0].startswith(b"CONNECT 127.0.0.1:")
+    assert b"authorization: basic " + base64.b64encode(b"clinic:p@ss").lower() in asked[0].lower()
+    assert DEVICE.encode() not in asked[0]
+
+
+def test_without_a_proxy_of_its_own_the_environments_is_taken(
+    central: CentralPeer, proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, asked = proxy
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    with pytest.raises(Unreachable, match="the proxy does not let us through"):
+        ask(central)
+    assert asked
+
+
+def test_an_address_the_environment_exempts_is_asked_directly(
+    central: CentralPeer, proxy: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, asked = proxy
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    assert ask(central).answers == 7
+    assert not asked
 
 
 def test_a_server_that_trickles_cannot_hold_the_agent(central: CentralPeer) -> None:

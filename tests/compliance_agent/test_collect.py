@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from appliance_protocol.clock import ClockReading, ClockState
 from appliance_protocol.wire import canonical
-from compliance_agent.checks.base import CheckError
-from compliance_agent.collect import attempt, collect, command, read_certificates, read_esp, sudoers, write
+from compliance_agent.collect import attempt, collect, command, earlier, read_certificates, read_esp, sudoers, write
 from compliance_agent.collect_accounts import parse_key, password_state, read_accounts
 from compliance_agent.collect_listeners import read_listeners
+from compliance_agent.errors import CheckError
 from compliance_agent.privileged import FACTS_FILE, PasswordState, PrivilegedFacts, Reading, read_facts
 from tests.compliance_agent.central_peer import make_authority
 
@@ -150,6 +150,26 @@ def test_the_portals_certificates_are_told_without_their_keys(box: Path) -> None
     assert 0 < server.not_before < server.not_after
     assert broken.error
     assert "PRIVATE" not in canonical((broken, ca, server)).decode()
+
+
+def test_a_certificate_that_is_the_same_as_last_time_is_not_parsed_again(box: Path) -> None:
+    make_authority(box / "var/lib/local-portal")
+    first = read_certificates(box)
+    known = [dataclasses.replace(one, subject="from last time") for one in first]
+    assert [one.subject for one in read_certificates(box, known)] == ["from last time"] * 2
+    make_authority(box / "var/lib/local-portal")
+    renewed = read_certificates(box, known)
+    assert "from last time" not in [one.subject for one in renewed]
+    assert {one.digest for one in renewed}.isdisjoint(one.digest for one in first)
+
+
+@pytest.mark.parametrize("left", [None, b"", b"{", b'{"format": 1}', b"[]"])
+def test_whatever_the_last_run_left_the_next_one_collects(tmp_path: Path, left: bytes | None) -> None:
+    path = tmp_path / "facts.json"
+    if left is not None:
+        path.write_bytes(left)
+    assert earlier(path) is None
+    assert collect(before=earlier(path)).listeners_error == ""
 
 
 def test_what_was_collected_is_read_back_by_the_unprivileged_side(tmp_path: Path) -> None:

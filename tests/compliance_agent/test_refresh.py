@@ -18,7 +18,7 @@ CONFIGURATION = """<busconfig><type>system</type><listen>unix:path={socket}</lis
 ASK = """
 import sys; from pathlib import Path
 from compliance_agent.bus import SystemBus
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 from compliance_agent.facts.collected import SYSTEMD, refresh
 bus = SystemBus()
 try:

@@ -1,4 +1,4 @@
-"""Stand-ins for systemd, timedated and timesyncd on a bus of their own. A program: run it with the bus's address.
+"""Stand-ins for systemd and timesyncd on a bus of their own. A program: run it with the bus's address.
 
 They answer with the signatures of the real services (org.freedesktop.systemd1(5) and its fellows); what they answer is
 read from a JSON file, so that a test can have a unit fail. The real services are asked in the virtual T640's tests.
@@ -46,18 +46,6 @@ class Manager:
         return answers()["watchdog"]
 
 
-class TimeDate:
-    """
-    <node><interface name="org.freedesktop.timedate1">
-      <property name="NTPSynchronized" type="b" access="read"/>
-    </interface></node>
-    """
-
-    @property
-    def NTPSynchronized(self) -> bool:
-        return answers()["synchronised"]
-
-
 class TimeSync:
     """
     <node><interface name="org.freedesktop.timesync1.Manager">
@@ -73,7 +61,6 @@ class TimeSync:
 bus = pydbus.connect(sys.argv[1])
 published = [
     bus.publish("org.freedesktop.systemd1", ("/org/freedesktop/systemd1", Manager())),
-    bus.publish("org.freedesktop.timedate1", ("/org/freedesktop/timedate1", TimeDate())),
     bus.publish("org.freedesktop.timesync1", ("/org/freedesktop/timesync1", TimeSync())),
 ]
 print("ready", flush=True)

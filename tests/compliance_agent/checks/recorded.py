@@ -7,6 +7,7 @@ XCCDF's other words. A recording has:
 - `bus`: answers of the system bus, each for one member (with any arguments);
 - `privileged`: what the collector saw, written as the facts file that the agent reads;
 - `journal`: entries in journalctl's export format, made into a real journal file by systemd-journal-remote;
+- `clock`: whether the kernel calls the clock synchronised (`unsynchronised`, `unknown`);
 - `space`: path to the size and use of a file system, mounted as a real tmpfs of that size;
 - `settings`: the `[checks]` table; `assigned_version`; `reason` and `facts`: parts of what the check must say.
 """
@@ -19,7 +20,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ import msgspec
 
 from appliance_protocol.clock import ClockReading, ClockState
 from appliance_protocol.verdict import Verdict
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
 from compliance_agent.checks.settings import CheckSettings
 from compliance_agent.config import Config
+from compliance_agent.errors import CheckError
 from compliance_agent.privileged import FACTS_FILE, read_facts
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -68,6 +70,7 @@ class Case:
     reason: str = ""
     assigned_version: str | None = None
     journal: str = ""
+    clock: ClockState = ClockState.SYNCHRONISED
     facts: dict[str, str] = field(default_factory=dict)
     settings: CheckSettings = field(default_factory=CheckSettings)
     space: dict[str, Space] = field(default_factory=dict)
@@ -98,9 +101,12 @@ class RecordedBus:
 class StoppedClock:
     """Always the time of the recording."""
 
+    def __init__(self, state: ClockState = ClockState.SYNCHRONISED) -> None:
+        self.state = state
+
     def read(self) -> ClockReading:
         """`NOW`."""
-        return NOW
+        return replace(NOW, state=self.state)
 
 
 def cases(check_id: str = "*") -> list[Path]:
@@ -149,7 +155,7 @@ def host(case: Case, root: Path) -> Host:
     return Host(
         root=root,
         config=Config(checks=case.settings),
-        clock=StoppedClock(),
+        clock=StoppedClock(case.clock),
         bus=RecordedBus(case.bus),
         read_privileged=lambda: read_facts(NOW, root),
         assigned_version=case.assigned_version,

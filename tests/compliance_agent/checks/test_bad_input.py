@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from appliance_protocol.verdict import Verdict
 from compliance_agent.checking import CheckRunner
-from compliance_agent.checks.base import Check, CheckError, Finding, Host, discover
+from compliance_agent.checks.base import Check, Finding, Host, discover
 from compliance_agent.config import Config
+from compliance_agent.errors import CheckError
 from compliance_agent.privileged import FACTS_FILE, read_facts
 from tests.compliance_agent.checks import recorded
 

@@ -40,7 +40,6 @@ def good() -> dict[str, Any]:
     return {
         "units": [unit(name, "active", "running") for name in REQUIRED],
         "watchdog": 30_000_000,
-        "synchronised": True,
         "ntp": [*(0, 4, 4, 2, -25, 9, 9, [198, 51, 100, 10]), *times, False, 7, 4000],
     }
 
@@ -113,7 +112,7 @@ def test_checks_pass_when_the_services_say_that_all_is_well(bus: PrivateBus) -> 
 def test_checks_fail_when_the_services_say_otherwise(bus: PrivateBus) -> None:
     bus.say(
         units=[*good()["units"][:2], unit("local-portal.service", "activating", "auto-restart")],
-        synchronised=False,
+        ntp=[3, *good()["ntp"][1:]],
         watchdog=0,
     )
     said = bus.ask("failed-units", "time-synchronisation", "watchdog")

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from appliance_protocol.verdict import Verdict
 from compliance_agent.checks import _nftables, _sockets
 from compliance_agent.checks._inputs import Inputs
-from compliance_agent.checks.base import CheckError, Host
+from compliance_agent.checks.base import Host
 from compliance_agent.checks.certificate_expiry import CertificateExpiry
 from compliance_agent.checks.listening_sockets import ListeningSockets
 from compliance_agent.checks.settings import CheckSettings
 from compliance_agent.config import Config
+from compliance_agent.errors import CheckError
 from tests.compliance_agent.checks import recorded
 
 REPOSITORY = Path(__file__).parents[3]

@@ -10,10 +10,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import nacl.exceptions
-import nacl.signing
-
 SEED_BYTES = 32
+# libsodium is loaded by whoever first signs or verifies: it costs more than a MiB, and the portal imports these models
+# without ever doing either at rest.
 
 
 class KeyFormatError(ValueError):
@@ -54,6 +53,9 @@ class PublicKey:
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether `signature` is this key's over `message`."""
+        import nacl.exceptions
+        import nacl.signing
+
         try:
             nacl.signing.VerifyKey(self.raw).verify(message, signature)
         except (nacl.exceptions.BadSignatureError, nacl.exceptions.ValueError):
@@ -73,6 +75,8 @@ class PrivateKey:
     @classmethod
     def generate(cls) -> PrivateKey:
         """A new key from the kernel's random numbers."""
+        import nacl.signing
+
         return cls(bytes(nacl.signing.SigningKey.generate()))
 
     @classmethod
@@ -113,8 +117,12 @@ class PrivateKey:
     @functools.cached_property
     def public(self) -> PublicKey:
         """The key that verifies what this one signs."""
+        import nacl.signing
+
         return PublicKey(bytes(nacl.signing.SigningKey(self.seed).verify_key))
 
     def sign(self, message: bytes) -> bytes:
         """The 64-byte Ed25519 signature of `message`."""
+        import nacl.signing
+
         return nacl.signing.SigningKey(self.seed).sign(message).signature

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 import uvicorn
@@ -24,11 +24,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from appliance_protocol.evidence import EvidenceCause
+from appliance_protocol.local_models import AgentStatus
+from appliance_protocol.verdict import CheckResult
+from compliance_agent.checking import CheckRunner
+from compliance_agent.checks.base import Clock
 from compliance_agent.database import StoreError
+from compliance_agent.ledger import Ledger
 from compliance_agent.offload import DeadlineMissed, on_disk
-
-if TYPE_CHECKING:
-    from compliance_agent.service import Agent
+from compliance_agent.state import State
+from compliance_agent.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,22 @@ GROUP = "appliance-local"
 MAX_LIMIT = 1000
 DAY = 86400.0
 Endpoint = Callable[[Request], Awaitable[Any]]
+
+
+class Served(Protocol):
+    """What the API may ask of the agent."""
+
+    state: State
+    store: Store
+    ledger: Ledger
+    runner: CheckRunner
+    clock: Clock
+
+    def status(self) -> AgentStatus:
+        """How the agent is doing."""
+
+    async def run_checks(self, cause: EvidenceCause) -> list[CheckResult]:
+        """Run every check now."""
 
 
 class ApiError(Exception):
@@ -57,7 +77,7 @@ class _Server(uvicorn.Server):
 class LocalApi:
     """Serves the API on a unix socket, in the service's own loop."""
 
-    def __init__(self, agent: Agent, path: Path) -> None:
+    def __init__(self, agent: Served, path: Path) -> None:
         self._path = path
         self._app = application(agent)
         self._server: _Server | None = None
@@ -117,7 +137,7 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def application(agent: Agent) -> Starlette:
+def application(agent: Served) -> Starlette:
     """The routes."""
     endpoints = _Endpoints(agent)
     routes = [
@@ -138,7 +158,7 @@ def application(agent: Agent) -> Starlette:
 class _Endpoints:
     """What each route answers; a value that msgspec can encode."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Served) -> None:
         self._agent = agent
 
     async def status(self, request: Request) -> Any:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 
 TIMEOUT = 3
 """Seconds a call may take."""
 PROPERTIES = "org.freedesktop.DBus.Properties"
-MAX_PROXIES = 16
-"""Proxies kept: making one costs an introspection of the object, which for systemd's manager is 50 KB of XML."""
 
 
 class SystemBus:
-    """The bus as checks see it (`checks.base.Bus`); may be used from any thread."""
+    """The bus as checks see it (`checks.base.Bus`); may be used from any thread.
+
+    Calls go to pydbus's connection and not through its proxies: making a proxy has the object describe itself first,
+    which for systemd's manager is 50 KB of XML, and on a box that is still starting took checks past their deadline.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._proxies: dict[tuple[str, str], Any] = {}
 
     def property(self, service: str, path: str, interface: str, name: str) -> Any:
         """One property. Raises `CheckError` when the bus, the service or the property is not there."""
@@ -33,28 +35,33 @@ class SystemBus:
     def _call(self, service: str, path: str, interface: str, method: str, *arguments: Any) -> Any:
         query = f"D-Bus {interface}.{method}({', '.join(map(str, arguments))[:80]}) of {path}"
         try:
-            function = getattr(self._proxy(service, path)[interface], method)
-            return function(*arguments, timeout=TIMEOUT)
-        except CheckError:
-            raise
-        except Exception as error:  # GLib.Error, KeyError for an unknown interface, AttributeError for a method
-            raise CheckError(f"{query} failed: {_words(error)}", query) from error
+            from gi.repository import Gio, GLib
 
-    def _proxy(self, service: str, path: str) -> Any:
+            body = GLib.Variant(f"({''.join(map(signature, arguments))})", arguments)
+            reply = self._connected().call_sync(
+                service, path, interface, method, body, None, Gio.DBusCallFlags.NONE, TIMEOUT * 1000, None
+            )
+        except Exception as error:  # GLib.Error; ImportError where the libraries are not there
+            raise CheckError(f"{query} failed: {_words(error)}", query) from error
+        values = reply.unpack()
+        return values[0] if len(values) == 1 else values or None
+
+    def _connected(self) -> Any:
         with self._lock:
             if self._connection is None:
                 import pydbus
 
-                self._connection = pydbus.SystemBus()
-            known = self._proxies.get((service, path))
-            connection = self._connection
-        if known is None:
-            known = connection.get(service, path, timeout=TIMEOUT)
-            with self._lock:
-                while len(self._proxies) >= MAX_PROXIES:
-                    self._proxies.pop(next(iter(self._proxies)))
-                self._proxies[(service, path)] = known
-        return known
+                self._connection = pydbus.SystemBus().con
+            return self._connection
+
+
+def signature(argument: object) -> str:
+    """The D-Bus type of an argument: a string or a list of strings, more no check asks with. Raises `TypeError`."""
+    if isinstance(argument, str):
+        return "s"
+    if isinstance(argument, Sequence) and all(isinstance(item, str) for item in argument):
+        return "as"
+    raise TypeError(f"{argument!r} is neither a string nor a list of strings")
 
 
 def _words(error: Exception) -> str:

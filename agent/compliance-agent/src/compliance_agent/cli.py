@@ -132,7 +132,7 @@ def collect(context: click.Context, output: Path | None) -> None:
 
     path = output or Path(config_file.load_leniently(context.obj).config.paths.facts)
     try:
-        collector.write(collector.collect(), path)
+        collector.write(collector.collect(before=collector.earlier(path)), path)
     except OSError as error:
         fail(f"{path}: {error.strerror or error}; run it as root, or start compliance-agent-collect.service")
 

@@ -18,8 +18,7 @@ from compliance_agent.config import Config
 from compliance_agent.database import StoreError
 from compliance_agent.facts.clock import SystemClock
 from compliance_agent.privileged import PrivilegedFacts, read_facts
-from compliance_agent.store import Store
-from compliance_agent.uplink import ASSIGNED
+from compliance_agent.store import ASSIGNED, Store
 
 COLOURS = {Verdict.PASS: "green", Verdict.FIXED: "green", Verdict.FAIL: "red", Verdict.ERROR: "magenta"}
 
@@ -47,9 +46,9 @@ def _host(config: Config) -> Host:
         return read_facts(clock.read(), path=config.paths.facts)
 
     if os.geteuid() == 0:
-        from compliance_agent.collect import collect
+        from compliance_agent.collect import collect, earlier
 
-        collected = collect()
+        collected = collect(before=earlier(Path(config.paths.facts)))
 
         def privileged() -> PrivilegedFacts:
             return collected

@@ -5,18 +5,27 @@ Each part fails alone: what could not be read carries the reason in its place, a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from appliance_protocol.wire import canonical
+from appliance_protocol.wire import WireError, canonical, decode
 from compliance_agent.collect_accounts import read_accounts
 from compliance_agent.collect_listeners import read_listeners
 from compliance_agent.facts.clock import SystemClock
 from compliance_agent.identity import write_atomically
-from compliance_agent.privileged import Account, CertificateFacts, EspFacts, Listener, PrivilegedFacts, Reading
+from compliance_agent.privileged import (
+    MAX_FACTS_FILE,
+    Account,
+    CertificateFacts,
+    EspFacts,
+    Listener,
+    PrivilegedFacts,
+    Reading,
+)
 
 COMMANDS = {
     "nftables": ("nft", "-j", "list", "ruleset"),
@@ -34,8 +43,12 @@ MAX_CERTIFICATE_FILES = 16
 Facts = TypeVar("Facts")
 
 
-def collect(root: Path = Path("/")) -> PrivilegedFacts:
-    """Everything, as it is now. Raises nothing that a part may raise."""
+def collect(root: Path = Path("/"), before: PrivilegedFacts | None = None) -> PrivilegedFacts:
+    """Everything, as it is now. Raises nothing that a part may raise.
+
+    `before` is the last run's: certificates that are the same as then are not parsed again.
+    """
+    known = before.certificates if before is not None else ()
     sshd = command(*COMMANDS["sshd"])
     readings = {
         "nftables": command(*COMMANDS["nftables"]),
@@ -48,7 +61,7 @@ def collect(root: Path = Path("/")) -> PrivilegedFacts:
     accounts, accounts_error = attempt(lambda: read_accounts(root, sshd.output), no_accounts)
     listeners, listeners_error = attempt(lambda: read_listeners(root), no_listeners)
     esp, esp_error = attempt(lambda: read_esp(root), EspFacts())
-    certificates, _ = attempt(lambda: read_certificates(root), no_certificates)
+    certificates, _ = attempt(lambda: read_certificates(root, known), no_certificates)
     return PrivilegedFacts(
         collected=SystemClock().read(),
         readings=readings,
@@ -64,6 +77,15 @@ def collect(root: Path = Path("/")) -> PrivilegedFacts:
 def write(facts: PrivilegedFacts, path: Path) -> None:
     """Put the facts where the agent reads them: replaced whole, for the directory's group only. Raises `OSError`."""
     write_atomically(path, canonical(facts), 0o640)
+
+
+def earlier(path: Path) -> PrivilegedFacts | None:
+    """What the last run wrote to `path`; None when there is nothing that can be read."""
+    try:
+        with path.open("rb") as file:
+            return decode(file.read(MAX_FACTS_FILE + 1), PrivilegedFacts, limit=MAX_FACTS_FILE)
+    except (OSError, WireError):
+        return None
 
 
 def attempt(read: Callable[[], Facts], otherwise: Facts) -> tuple[Facts, str]:
@@ -144,26 +166,38 @@ def _names(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.is_file()] if directory.is_dir() else []
 
 
-def read_certificates(root: Path) -> tuple[CertificateFacts, ...]:
-    """The portal's certificates, which are in a directory of its own."""
+def read_certificates(root: Path, known: Iterable[CertificateFacts] = ()) -> tuple[CertificateFacts, ...]:
+    """The portal's certificates, which are in a directory of its own. One that is `known` is taken from there."""
+    same = {(one.path, one.digest): one for one in known if one.digest and not one.error}
     state = root / PORTAL_STATE.lstrip("/")
     files = sorted(path for pattern in ("*.crt", "*.pem", "*/*.crt", "*/*.pem") for path in state.glob(pattern))
-    return tuple(_certificate(path, f"/{path.relative_to(root)}") for path in files[:MAX_CERTIFICATE_FILES])
+    found = []
+    for path in files[:MAX_CERTIFICATE_FILES]:
+        name = f"/{path.relative_to(root)}"
+        try:
+            content = path.read_bytes()[:MAX_OUTPUT]
+        except OSError as error:
+            found.append(CertificateFacts(name, error=str(error)[:200]))
+            continue
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        found.append(same.get((name, digest)) or _certificate(content, name, digest))
+    return tuple(found)
 
 
-def _certificate(path: Path, name: str) -> CertificateFacts:
-    """The first certificate of a file: the leaf."""
+def _certificate(content: bytes, name: str, digest: str) -> CertificateFacts:
+    """The first certificate of a file: the leaf. Loading the library for it is half of what a run costs."""
     import warnings
 
     from cryptography import x509
 
     try:
-        certificate = x509.load_pem_x509_certificates(path.read_bytes()[:MAX_OUTPUT])[0]
+        certificate = x509.load_pem_x509_certificates(content)[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             before, after = _validity(certificate)
-        return CertificateFacts(name, certificate.subject.rfc4514_string()[:200], before, after)
-    except (OSError, ValueError, IndexError) as error:
+        subject = certificate.subject.rfc4514_string()[:200]
+        return CertificateFacts(name, subject, before, after, digest=digest)
+    except (ValueError, IndexError) as error:
         return CertificateFacts(name, error=str(error)[:200] or repr(error))
 
 

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database as SqliteUtils
-
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process (the command line) to finish its transaction."""
 WAL_LIMIT = 4 << 20
@@ -35,7 +33,7 @@ class StoreFull(StoreError):
 class Database:
     """A lazily opened database. `prepare` makes the tables it needs (if not there); columns are only ever added."""
 
-    def __init__(self, path: Path, prepare: Callable[[SqliteUtils], None], *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None], *, read_only: bool = False) -> None:
         self.path = path
         self._prepare = prepare
         self._read_only = read_only
@@ -115,7 +113,7 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}").fetchall()
                 connection.execute("PRAGMA cache_size=-1024")
-                self._prepare(SqliteUtils(connection))
+                self._prepare(connection)
             connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         except BaseException:
             connection.close()

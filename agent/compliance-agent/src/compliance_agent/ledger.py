@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database as SqliteUtils
-
 from appliance_protocol.clock import ClockState
 from appliance_protocol.envelope import Envelope, parse
 from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, payload_digest
@@ -47,8 +45,8 @@ Reseal = Callable[[EvidenceBundle, ChainHead], Sealed]
 """Signs an existing bundle again as the one that continues a head."""
 
 
-def _prepare(database: SqliteUtils) -> None:
-    database.conn.executescript(
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.executescript(
         """
         CREATE TABLE IF NOT EXISTS evidence (
           device_id TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, written_at REAL NOT NULL,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from appliance_protocol.clock import ClockReading
 from appliance_protocol.wire import WireError, decode
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 
 FACTS_FILE = "/run/compliance-agent-facts/facts.json"
 MAX_FACTS_FILE = 4 << 20
@@ -119,6 +119,8 @@ class CertificateFacts:
     not_before: float = 0.0
     not_after: float = 0.0
     error: str = ""
+    digest: str = ""
+    """`sha256:` and the hexadecimal digest of the file, by which the next run knows it again."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -20,11 +21,12 @@ from compliance_agent.api import LocalApi
 from compliance_agent.bus import SystemBus
 from compliance_agent.central import CentralError, Refused
 from compliance_agent.checking import CheckRunner, Schedule
-from compliance_agent.checks.base import Bus, Check, CheckError, Clock, Host
+from compliance_agent.checks.base import Bus, Check, Clock, Host
 from compliance_agent.checks.base import discover as discover_checks
 from compliance_agent.config import Config
 from compliance_agent.database import StoreError
 from compliance_agent.enrolling import enrol
+from compliance_agent.errors import CheckError
 from compliance_agent.evidence_writer import EvidenceWriter
 from compliance_agent.facts.clock import SystemClock
 from compliance_agent.facts.collected import refresh
@@ -39,15 +41,17 @@ from compliance_agent.orders.base import discover as discover_handlers
 from compliance_agent.privileged import PrivilegedFacts, read_facts
 from compliance_agent.state import State
 from compliance_agent.status import status
-from compliance_agent.store import Store
+from compliance_agent.store import ASSIGNED, Store
 from compliance_agent.tasks import Task
-from compliance_agent.uplink import ASSIGNED, EXCHANGE_DEADLINE, Uplink
+from compliance_agent.uplink import EXCHANGE_DEADLINE, Uplink
 from compliance_agent.watchdog import Watchdog, notify
 
 log = logging.getLogger(__name__)
 
 Reply = TypeVar("Reply")
 DAY = 86400.0
+COLLECT_DEADLINE = 15.0
+"""Seconds a pass waits for the collector."""
 
 
 class Agent:
@@ -141,9 +145,11 @@ class Agent:
         self._entered = device_id
 
     async def _checks(self) -> float:
-        """Run the checks that are due."""
+        """Run the checks that are due. One that could not tell, and reads what root collected, gets it anew."""
         now = self.clock.read()
         due = self.schedule.due(now.wall, now.monotonic)
+        if any(self.schedule.retried(check) and self.runner.asked_for_privileged(check) for check in due):
+            await self._collect()
         if due:
             await self._run_pass(due)
         return self.schedule.pause(self.clock.read().monotonic, 5.0)
@@ -197,7 +203,7 @@ class Agent:
             before = wall - self.config.evidence.retention_days * DAY
             await on_disk(self.ledger.prune, self.state.enrolment.device_id, before)
 
-    # -- what order handlers and the local API may ask for (orders.base.Services) --
+    # -- what order handlers and the local API may ask for (`orders.base.Services`, `api.Served`) --
 
     def release(self) -> Release:
         """The image this box runs."""
@@ -216,10 +222,7 @@ class Agent:
 
     async def run_checks(self, cause: EvidenceCause) -> list[CheckResult]:
         """Run every check now, on facts collected now."""
-        try:
-            await in_thread(refresh, self.bus, self._facts_file, deadline=15, name="collect")
-        except (CheckError, DeadlineMissed) as error:
-            log.warning("privileged facts were not collected anew: %s", error)
+        await self._collect()
         return await self._run_pass(self.runner.checks)
 
     async def write_evidence(self, cause: EvidenceCause) -> int:
@@ -259,24 +262,31 @@ class Agent:
     # -- checks --
 
     def host(self) -> Host:
-        """The box as checks see it."""
+        """The box as the checks of one pass see it; they share one reading of what root collected."""
         return Host(
             root=self.root,
             config=self.config,
             clock=self.clock,
             bus=self.bus,
-            read_privileged=self._privileged,
+            read_privileged=functools.cache(self._privileged),
             assigned_version=self.state.assigned_version,
         )
 
     def _privileged(self) -> PrivilegedFacts:
         return read_facts(self.clock.read(), self.root, path=self.config.paths.facts)
 
+    async def _collect(self) -> None:
+        """Have the collector run now, unless it has just run. Without it the checks go by what it left."""
+        try:
+            await in_thread(refresh, self.bus, self._facts_file, deadline=COLLECT_DEADLINE, name="collect")
+        except (CheckError, DeadlineMissed) as error:
+            log.warning("privileged facts were not collected anew: %s", error)
+
     async def _run_pass(self, checks: Sequence[Check]) -> list[CheckResult]:
         async with self._pass:
             results = await self.runner.run(self.host(), checks)
             now = self.clock.read()
-            self.schedule.ran(checks, now.monotonic)
+            self.schedule.ran(results, now.monotonic)
             self.state.latest.update((result.check_id, result) for result in results)
             self.state.checks_at = now.wall
             if len(checks) == len(self.runner.checks):

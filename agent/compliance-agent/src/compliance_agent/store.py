@@ -7,11 +7,10 @@ an older copy of this file; nothing in it has to be newer than the image.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-from sqlite_utils import Database as SqliteUtils
 
 from appliance_protocol.local_models import ScorePoint
 from appliance_protocol.orders import Order, OrderState
@@ -19,12 +18,14 @@ from appliance_protocol.verdict import CheckResult, Score
 from appliance_protocol.wire import canonical, decode
 from compliance_agent.database import Database
 
+ASSIGNED = "assigned_version"
+"""The fact under which the release lies that Central Command assigned to this box."""
 HISTORY_SPACING = 3600.0
 """Seconds after which an unchanged verdict or score enters the history again."""
 
 
-def _prepare(database: SqliteUtils) -> None:
-    database.conn.executescript(
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.executescript(
         """
         CREATE TABLE IF NOT EXISTS latest (check_id TEXT PRIMARY KEY, result BLOB NOT NULL);
         CREATE TABLE IF NOT EXISTS history (

@@ -33,7 +33,7 @@ from compliance_agent.ledger import Ledger, Sealed
 from compliance_agent.offload import DeadlineMissed, in_thread, on_disk
 from compliance_agent.order_runner import OrderRunner
 from compliance_agent.state import ServerClock, State
-from compliance_agent.store import Store
+from compliance_agent.store import ASSIGNED, Store
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ EXCHANGE_DEADLINE = 100.0
 NUMBER = "checkin"
 GONE = (400, 404, 409, 410, 422)
 """Answers to an order's result that will be the same for ever."""
-ASSIGNED = "assigned_version"
 MAX_PROBLEMS = 10
 
 

@@ -1,4 +1,7 @@
-"""Passwords: NIST SP 800-63B-4 section 3.1.1 (15 characters, no composition rules, a blocklist), kept as Argon2id."""
+"""Passwords: NIST SP 800-63B-4 section 3.1.1 (15 characters, no composition rules, a blocklist), kept as Argon2id.
+
+libsodium is loaded with the first password: a portal that nobody uses, which is most of its life, does without.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,10 @@ import unicodedata
 from functools import lru_cache
 from itertools import pairwise
 
-import nacl.exceptions
-import nacl.pwhash
-
 from local_portal import FOLDER
 
 SHORTEST = 15
 LONGEST = 256
-_OPERATIONS = nacl.pwhash.argon2id.OPSLIMIT_MODERATE
-_MEMORY = nacl.pwhash.argon2id.MEMLIMIT_INTERACTIVE
-"""64 MiB for about a quarter of a second, one at a time: RFC 9106's second choice fits a small machine."""
 _one_at_a_time = threading.Lock()
 
 
@@ -66,11 +63,14 @@ def _blocklist() -> frozenset[str]:
 def hash_password(password: str) -> str:
     """The Argon2id hash, in the PHC string form."""
     with _one_at_a_time:
-        return nacl.pwhash.argon2id.str(normalise(password).encode(), _OPERATIONS, _MEMORY).decode("ascii")
+        return _argon2id(normalise(password).encode())
 
 
 def verify(password: str, password_hash: str | None) -> bool:
     """Whether the password belongs to the hash. Without one it takes as long: nobody learns which names exist."""
+    import nacl.exceptions
+    import nacl.pwhash
+
     known = password_hash is not None
     raw = normalise(password[:LONGEST * 4]).encode("utf-8", "replace")
     with _one_at_a_time:
@@ -81,6 +81,20 @@ def verify(password: str, password_hash: str | None) -> bool:
     return known
 
 
+def rehearse() -> None:
+    """Load what passwords need. Raises `ImportError` when it is not there: at the start, not at somebody's login."""
+    import nacl.pwhash
+
+    nacl.pwhash.argon2id.str(b"rehearsal", nacl.pwhash.argon2id.OPSLIMIT_MIN, nacl.pwhash.argon2id.MEMLIMIT_MIN)
+
+
 @lru_cache(maxsize=1)
 def _decoy() -> str:
-    return nacl.pwhash.argon2id.str(b"nobody's password", _OPERATIONS, _MEMORY).decode("ascii")
+    return _argon2id(b"nobody's password")
+
+
+def _argon2id(password: bytes) -> str:
+    """64 MiB for about a quarter of a second, one at a time: RFC 9106's second choice fits a small machine."""
+    from nacl.pwhash import argon2id
+
+    return argon2id.str(password, argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_INTERACTIVE).decode("ascii")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import logging
 import os
 import signal
@@ -25,6 +23,7 @@ from local_portal.config import Config, parse_listen
 from local_portal.connections import PatientProtocol
 from local_portal.guard import MAX_HEAD
 from local_portal.portal import Portal, build
+from local_portal.precompile import precompile
 
 HOUSEKEEPING_SECONDS = 10.0
 CONNECTIONS = 200
@@ -56,7 +55,6 @@ class Service:
     """Owns the server; `run` returns when it was told to stop."""
 
     def __init__(self, config: Config) -> None:
-        os.umask(0o077)
         self.portal: Portal = build(config)
         self.port = 443
 
@@ -146,21 +144,15 @@ class Service:
                 server.config.ssl.load_cert_chain(str(self.portal.certificates.chain))
             self._announce()
             self.portal.sessions.prune()
-            _give_back_memory()
         except CertificateError as error:
             _log.error("%s", error)
         except sqlite3.Error as error:
             _log.error("the portal's own state cannot be used: %s", error)
 
 
-def _give_back_memory() -> None:
-    """Return to the kernel what only the start needed: the templates' compiler leaves more than a MiB behind."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # no glibc, nothing to trim
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def run(config: Config) -> None:
     """Run the service until it is told to stop. Raises `CertificateError`, `StoreError` or `OSError`."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    os.umask(0o077)
+    precompile(config.runtime)
     asyncio.run(Service(config).run())

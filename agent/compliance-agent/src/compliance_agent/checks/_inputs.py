@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from appliance_protocol.verdict import Verdict
-from compliance_agent.checks.base import CheckError, Finding, Host
+from compliance_agent.checks.base import Finding, Host
+from compliance_agent.errors import CheckError
 from compliance_agent.privileged import PrivilegedFacts
 
 Kind = TypeVar("Kind")

@@ -10,7 +10,7 @@ from typing import Any
 from systemd import journal
 
 from compliance_agent.checks._inputs import Inputs
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 
 DIRECTORY = "/var/log/journal"
 MOST_ENTRIES = 5000

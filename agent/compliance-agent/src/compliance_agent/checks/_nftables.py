@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 
 SOURCE = "nft -j list ruleset"
 FAMILIES = {"IPv4": ("inet", "ip"), "IPv6": ("inet", "ip6")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compliance_agent.checks._inputs import Inputs, assignments
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 
 OS_RELEASE = "/etc/os-release"
 

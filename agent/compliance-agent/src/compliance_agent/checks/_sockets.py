@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from compliance_agent.checks._inputs import Inputs
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compliance_agent.checks._inputs import Inputs
-from compliance_agent.checks.base import CheckError
+from compliance_agent.errors import CheckError
 
 MAX_HISTORY = 8 << 20
 OUTCOMES = frozenset({"committed", "rolled_back", "quarantined"})

@@ -6,7 +6,8 @@ from collections import Counter
 
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs, some
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 from compliance_agent.privileged import Account, PasswordState
 
 PEOPLE = range(1000, 60000)

@@ -15,30 +15,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from appliance_protocol.clock import ClockReading
 from appliance_protocol.verdict import CheckResult, Citation, Verdict
-
-if TYPE_CHECKING:
-    from compliance_agent.config import Config
-    from compliance_agent.privileged import PrivilegedFacts
+from compliance_agent.config import Config
+from compliance_agent.errors import CheckError
+from compliance_agent.privileged import PrivilegedFacts
 
 MAX_REASON = 1000
 """Longest reason and fact, in characters; the rest is cut so that one odd file cannot bloat the evidence."""
 MAX_FACTS = 50
 """Most facts kept of one finding."""
-
-
-class CheckError(RuntimeError):
-    """What a check looks at cannot be read; the message says what, why, and what to do. Becomes the verdict `error`.
-
-    `source` names the file, command or query, where it is known.
-    """
-
-    def __init__(self, message: str, source: str = "") -> None:
-        super().__init__(message)
-        self.source = source
 
 
 class Clock(Protocol):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs, some, span
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from compliance_agent.checks import _journal
 from compliance_agent.checks._citations import HUMAN, PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs, as_kind, count, some
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 SESSION = "org.freedesktop.login1.Session"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 
 VARIABLES = "/sys/firmware/efi/efivars"
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"

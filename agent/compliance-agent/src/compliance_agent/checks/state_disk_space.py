@@ -7,7 +7,8 @@ import os
 from compliance_agent.checks import _disk
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 
 VOLATILE = frozenset({"tmpfs", "ramfs", "overlay", "squashfs", "erofs"})
 

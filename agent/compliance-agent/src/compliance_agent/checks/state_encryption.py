@@ -5,7 +5,8 @@ from __future__ import annotations
 from compliance_agent.checks import _disk
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 
 
 class StateEncryption(Check):

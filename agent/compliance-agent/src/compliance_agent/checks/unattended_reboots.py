@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from compliance_agent.checks import _journal, _updater
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs, count, some
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 
 SHUTDOWN = "98268866d1d54a499c4e98921d93bc40"
 """SD_MESSAGE_SHUTDOWN: logind announces it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from compliance_agent.checks import _release, _updater
 from compliance_agent.checks._citations import PARTIAL, hipaa, soc2
 from compliance_agent.checks._inputs import Inputs, span
-from compliance_agent.checks.base import Check, CheckError, Finding, Host
+from compliance_agent.checks.base import Check, Finding, Host
+from compliance_agent.errors import CheckError
 
 KNOWN = frozenset(
     {
