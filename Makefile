@@ -13,8 +13,8 @@ NIXPKGS ?=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 SETUP := .cache/setup.stamp
-DISTRIBUTIONS := agent/appliance-protocol agent/compliance-agent agent/network-scanner agent/local-portal agent/appliance-update central
-SOURCES := $(wildcard agent/*/src) central/src
+DISTRIBUTIONS := agent/appliance-protocol agent/compliance-agent agent/network-scanner agent/local-portal agent/appliance-update central image/flash
+SOURCES := $(wildcard agent/*/src) central/src image/flash/src
 # Two workers on two cores; a file stays with one worker, because its fixtures (servers, networks) are dear.
 PYTEST := $(PYTHON) -m pytest
 WORKERS ?= auto
@@ -36,7 +36,7 @@ run: $(SETUP)
 
 test: static
 	HYPOTHESIS_PROFILE=full $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadfile
-	$(PYTEST) -m vm
+	$(PYTEST) -m "vm and not thorough"
 
 test-fast: static
 	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadfile

@@ -1,0 +1,123 @@
+"""A running virtual T640 that every scenario finds as the first one found it, and the same invariant at the end.
+
+The machine boots once. Each scenario goes back to a snapshot of its memory, disk, firmware variables and TPM (SATA,
+because QEMU cannot snapshot its NVMe disk), with an update repository that offers nothing yet. There is no Central
+Command here: its memory cannot be put back, and no fault of this bench may need it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from t640.altered import Alteration, alter
+from t640.errors import GuestError
+from t640.image import build
+from t640.machine import Machine
+from t640.releases import Updates, anchor, recipe
+from tests.faults.bench import Report
+from tests.faults.outcome import Stage
+
+READY = "ready"
+PATIENCE = 1200.0
+SERVICES = ("compliance-agent.service", "network-scanner.service", "local-portal.service")
+
+
+@dataclass
+class Machinery:
+    """The machine and its update repository. `versions`: what runs at first, a candidate, and the one after it."""
+
+    machine: Machine
+    updates: Updates
+    versions: tuple[str, str, str]
+    report: Report
+    evidence: list[str]
+
+    # -- the repository -----------------------------------------------------------------------------------------------
+
+    def offer(self, version: str, variant: str = "good", alteration: Alteration | None = None) -> None:
+        """Publish a version, whole or with a fault."""
+        good = build(recipe(version, variant))
+        self.updates.put(alter(good, alteration) if alteration else good)
+
+    # -- the machine --------------------------------------------------------------------------------------------------
+
+    def rewind(self) -> None:
+        """As it was when it was ready; the repository too. The clock inside is put right."""
+        shutil.rmtree(self.updates.repository)
+        shutil.copytree(anchor() / "repository", self.updates.repository)
+        self.updates.renew()
+        self.machine.restore(READY)
+        self.machine.succeed(f"date -s @{time.time():.0f}")
+        self.report.stage = Stage.MACHINE
+        self.evidence[:] = self.ledger()
+
+    def update(self) -> None:
+        """What the timer does, without waiting for its end."""
+        self.machine.succeed("systemctl reset-failed appliance-update.service || true",
+                             "systemctl start --no-block appliance-update.service")  # fmt: skip
+
+    def refused(self) -> str:
+        """One run of the updater that must end without a reboot; what it says of it."""
+        self.machine.execute("systemctl start appliance-update.service", timeout=PATIENCE)
+        status = self.status()
+        return f"{status['detail']} {status['last_check_error']}"
+
+    def status(self) -> dict[str, Any]:
+        """The updater's status file."""
+        return dict(json.loads(self.machine.succeed("cat /run/appliance-update/status.json")))
+
+    def boots(self, *expected: str) -> None:
+        """The next boots are exactly of these versions."""
+        seen = [self.machine.wait_for_boot(PATIENCE).version for _ in expected]
+        self.report.boots += len(seen)
+        assert seen == list(expected)
+
+    def proved(self, version: str) -> None:
+        """Wait until the running version is good and its services are up."""
+        self.machine.wait_until_succeeds(f"ls /boot/EFI/Linux/ | grep -qx t640_{version}.efi", PATIENCE)
+        for unit in SERVICES:
+            self.machine.wait_for_unit(unit, PATIENCE)
+
+    def ledger(self) -> list[str]:
+        """The digests of the agent's evidence, oldest first."""
+        query = "SELECT digest FROM evidence ORDER BY sequence"
+        text = self.machine.succeed(_sqlite("/var/lib/compliance-agent/evidence.db", query))
+        return text.split()
+
+    # -- the invariant ------------------------------------------------------------------------------------------------
+
+    def holds(self, outcome: str) -> None:
+        """What runs now can apply the next version, and the evidence from before the fault is there, once."""
+        following = self.versions[2]
+        self.offer(following)
+        self.update()
+        self.boots(following)
+        self.proved(following)
+        now = self.ledger()
+        assert now[: len(self.evidence)] == self.evidence, "evidence from before the fault is missing or altered"
+        assert len(set(now)) == len(now), "evidence is doubled"
+        self.machine.succeed("compliance-agent evidence verify")
+        self.report.outcome = outcome
+
+
+def _sqlite(path: str, query: str) -> str:
+    program = "import sqlite3,sys\nfor row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]): print(*row)"
+    return shlex.join(["python3", "-ISc", program, path, query])
+
+
+def settled(machine: Machine) -> None:
+    """Wait until a first boot has nothing left to do that a snapshot would catch in the middle."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            if machine.succeed("systemctl is-system-running || true").strip() in ("running", "degraded"):
+                return
+        except GuestError:
+            pass
+        time.sleep(1.0)
+    raise AssertionError(f"the machine was not settled within {PATIENCE:.0f} s")
