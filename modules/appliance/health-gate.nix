@@ -71,8 +71,12 @@ in
                 progress_file = lib.mkIf config.services.compliance-agent.enable (
                   lib.mkDefault "/run/compliance-agent/progress"
                 );
+                # A host with generations has no slots to look at, and nothing else to write them with.
+                slots = lib.mkDefault config.appliance.update.enable;
+                rehearsal_units = lib.mkIf (!config.services.compliance-agent.enable) (lib.mkDefault [ ]);
               };
               paths.layout = "${update.package}/share/appliance-update/layout.toml";
+              paths.canary = "${update.package}/share/appliance-update/canary";
             }
           ];
 

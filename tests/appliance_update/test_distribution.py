@@ -62,8 +62,8 @@ def unit_root(tmp_path: Path) -> Path:
     """The units as installed, with the programs they name."""
     target = tmp_path / "usr/lib/systemd/system"
     shutil.copytree(HERE / "systemd", target)
-    for program in ("appliance-update", "boot-health"):
-        path = tmp_path / "usr/bin" / program
+    for program in ("usr/bin/appliance-update", "usr/bin/boot-health", "bin/sh"):
+        path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)

@@ -221,30 +221,6 @@ def test_the_deadline_is_measured_by_a_clock_that_nobody_sets(host: Host) -> Non
     assert verdict.reason == "never: never"
 
 
-@pytest.mark.parametrize(
-    ("path", "out"),
-    [
-        ("\\EFI\\Linux\\t640_2026.11.2+2-1.efi", False),
-        ("\\EFI\\Linux\\t640_2026.11.2+0-3.efi", False),
-        ("\\EFI\\Linux\\t640_2026.11.2+0-4.efi", True),
-        ("\\EFI\\Linux\\t640_2026.11.2+0-11.efi", True),
-        ("\\EFI\\Linux\\t640_2026.11.2.efi", False),
-    ],
-)
-def test_only_a_boot_that_the_loader_took_for_want_of_a_better_one_is_not_rebooted(
-    host: Host, path: str, out: bool
-) -> None:
-    variable = host.path(f"/sys/firmware/efi/efivars/LoaderBootCountPath-{LOADER_GUID}")
-    variable.write_bytes(b"\6\0\0\0" + (path + "\0").encode("utf-16-le"))
-    assert host.counting
-    assert cli.out_of_tries(host) is out
-
-
-def test_without_a_counter_the_system_is_never_out_of_tries(host: Host) -> None:
-    assert not host.counting
-    assert not cli.out_of_tries(host)
-
-
 def test_the_program_writes_its_verdict_for_the_portal_and_for_the_next_boot(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(

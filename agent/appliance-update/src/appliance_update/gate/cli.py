@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import click
 import msgspec
 
-from appliance_update import layout as layouts
 from appliance_update.config import CONFIG_FILE, Config, ConfigError, load
 from appliance_update.failed_boot import GATE_FILE, LastGate
 from appliance_update.files import write_json
@@ -28,19 +26,16 @@ from appliance_update.store import Store
 @click.option("--config", "config_path", type=click.Path(path_type=Path), default=CONFIG_FILE, show_default=True)
 @click.option("--once", is_flag=True, help="One round, without waiting for what is still starting, and no rehearsal.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, as in /run/appliance-update/gate.json.")
-@click.option("--exhausted", is_flag=True, help="Only say whether the loader had nothing better to boot: exit 0 if so.")
-def main(config_path: Path, once: bool, as_json: bool, exhausted: bool) -> None:
+def main(config_path: Path, once: bool, as_json: bool) -> None:
     """Judge whether this boot is good: local facts only, no uplink needed.
 
     \b
     Exit codes:
       0  every check passed
-      1  a check failed until the deadline (boot-health.service then reboots); --exhausted: it had
+      1  a check failed until the deadline, or one failed that waiting does not mend; boot-health.service then reboots
       2  the configuration cannot be used
     """
     host = Host()
-    if exhausted:  # before anything that could fail: a wrong answer here is a reboot loop
-        sys.exit(0 if out_of_tries(host) else 1)
     try:
         config, _ = load(config_path)
     except ConfigError as error:
@@ -77,21 +72,6 @@ def advice(config: Config, host: Host) -> dict[str, str]:
         return baseline.advice(config, host)
     except Exception as error:
         return {"advice": f"{type(error).__name__}: {error}"[:500]}
-
-
-def out_of_tries(host: Host) -> bool:
-    """Whether this boot's entry was spent before it was booted: the loader does that only when every entry is bad.
-
-    The loader counts before it boots, so the last regular try of three reads `+0-3`, and this one `+0-4` or more.
-    """
-    match = re.search(r"\+0-(\d+)\.(?:efi|conf)$", host.loader_variable("LoaderBootCountPath") or "", re.IGNORECASE)
-    if match is None:
-        return False
-    try:
-        tries = layouts.load(Path(Config().paths.layout)).boot.tries
-    except layouts.LayoutError:
-        tries = 3
-    return int(match[1]) > tries
 
 
 def sentence(verdict: Verdict) -> str:
