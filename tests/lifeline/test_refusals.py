@@ -1,0 +1,308 @@
+"""What the lifeline does not take, and what it does not touch: each with its reason in the status."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from appliance_update.layout import Role
+from tests.appliance_update.simulator import add_disk, make_build, relabel
+from tests.lifeline.conftest import V1, V2, V3, World, make_keys
+
+
+def refused(world: World, code: int, words: str, *arguments: str) -> None:
+    before = world.device.disk.read_bytes(), world.device.ukis()
+    done = world.run(*(arguments or ("run", "--now")))
+    assert done.returncode == code, done.stdout + done.stderr
+    assert words in world.status()["detail"]
+    assert (world.device.disk.read_bytes(), world.device.ukis()) == before
+    assert not world.rebooted
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_signed_with_another_key_is_refused(world: World, tmp_path: Path) -> None:
+    mine, world.keys = world.keys, make_keys(tmp_path / "other")
+    world.publish(V2)
+    refused(world, 4, "not signed with a key of this device")
+    shutil.copy(world.keys.public, world.root / "usr/share/appliance-lifeline/keys/next.pub")
+    assert world.run("run", "--now").returncode == 0, "the key of a rotation is taken beside the old one"
+    world.keys = mine
+
+
+def test_a_changed_file_is_refused(world: World) -> None:
+    world.publish(V2)
+    world.file.write_text(world.file.read_text().replace("number 1\n", "number 9\n"))
+    refused(world, 4, "not signed")
+
+
+def test_a_captive_portal_is_not_taken_for_a_lifeline(world: World) -> None:
+    world.publish(V2)
+    world.server.login_page = True
+    refused(world, 4, "captive portal")
+
+
+def test_a_captive_portal_between_file_and_pieces_writes_nothing(world: World) -> None:
+    world.publish(V2)
+    world.server.login_page, world.server.only = True, "pieces/"
+    before = world.device.content(Role.DATA, "b", 300_000)
+    assert world.run("run", "--now").returncode in (3, 4)  # a page longer than the piece is not even fetched whole
+    assert world.status()["state"] in ("unreachable", "refused")
+    assert world.device.content(Role.DATA, "b", 300_000) == before
+    assert world.device.ukis() == [f"t640_{V1}.efi"]
+
+
+def test_an_older_number_than_ever_seen_is_a_replay_also_when_the_state_is_lost(world: World) -> None:
+    world.publish(V2)
+    old = world.file.read_bytes(), Path(f"{world.file}.minisig").read_bytes()
+    world.publish(V3)
+    world.publish(V1)  # number 3: nothing to do, and yet remembered
+    assert world.run("run", "--now").returncode == 0
+    world.file.write_bytes(old[0])
+    Path(f"{world.file}.minisig").write_bytes(old[1])
+    shutil.rmtree(world.root / "var/lib/appliance-lifeline")
+    refused(world, 4, "replayed")
+    shutil.rmtree(world.device.esp / "loader")
+    (world.root / "usr/share/appliance-lifeline/floor").write_text("number=2\n")
+    refused(world, 4, "replayed")
+
+
+def test_a_file_that_ran_out_is_refused_when_the_clock_is_set_by_the_network(world: World) -> None:
+    world.publish(V2, days=-1)
+    (world.root / "run/systemd/timesync").mkdir(parents=True)
+    (world.root / "run/systemd/timesync/synchronized").touch()
+    refused(world, 4, "ran out on")
+
+
+def test_a_clock_that_nobody_set_does_not_strand_the_device(world: World) -> None:
+    world.publish(V2, days=-1)
+    assert world.run("run", "--now").returncode == 0
+    assert world.device.ukis() == [f"t640_{V1}.efi", f"t640_{V2}+3.efi"]
+
+
+def test_a_file_that_ran_out_before_the_image_was_built_is_refused_on_any_clock(world: World) -> None:
+    world.publish(V2, days=-1)
+    (world.root / "usr/share/appliance-update/build-time").write_text(f"{int(time.time()) + 5}\n")
+    refused(world, 4, "the past for certain")
+
+
+EDITS = {
+    "another class": ("class t640", "class t740", "not for a t640"),
+    "another flavour": ("flavour standin", "flavour nixos", "not for flavour"),
+    "another format": ("appliance-lifeline 1", "appliance-lifeline 2", "does not know"),
+    "a demand of a newer format": ("flavour standin", "flavour standin\nneeds zebra", "needs zebra"),
+    "two versions": ("version ", "version 2026.11.9\nversion ", "names no version"),
+    "no number": ("number 1\n", "", "no number"),
+    "a version like a path": (f"version {V2}", "version ../../etc", "names no version"),
+    "a short root hash": ("root-hash ", "root-hash 0", "names no root hash"),
+    "a gap": ("piece data 65536 ", "piece data 131072 ", "leave a gap"),
+    "a piece from elsewhere": (" pieces/", " ../pieces/", "not allowed"),
+    "a piece of another host": (" pieces/", " http://evil/", "not allowed"),
+    "a whole that is too long": ("whole data ", "whole data 9", "room for"),
+    "no text": ("flavour standin", "flavour standin\nnote \x07", "other bytes"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_signed_file_that_does_not_fit_is_refused(world: World, name: str) -> None:
+    before, after, words = EDITS[name]
+    world.publish(V2)
+    text = world.file.read_text()
+    assert before in text
+    world.sign(text.replace(before, after, 1))
+    refused(world, 4, words)
+
+
+def test_what_is_not_known_is_ignored(world: World) -> None:
+    world.publish(V2)
+    text = world.file.read_text().replace(
+        "version ", "colour blue\nwhole recovery 1 x\npiece recovery what ever\nversion ", 1
+    )
+    world.sign(text.replace("class t640\n", "class t740 t640 t840\n"))
+    assert world.run("run", "--now").returncode == 0
+    assert world.device.ukis() == [f"t640_{V1}.efi", f"t640_{V2}+3.efi"]
+
+
+def test_a_kernel_image_for_another_slot_is_never_armed(world: World) -> None:
+    from appliance_release import lifeline as publisher
+    from appliance_release.artifacts import collect
+
+    build = make_build(world.directory, V2)
+    other = make_build(world.directory / "other", V2, size=200_000)
+    artifacts = collect((build.directory,), V2)
+    mixed = [one if one.role != "uki" else collect((other.directory,), V2)[2] for one in artifacts]
+    order = publisher.Order(V2, piece=65536)
+    found = publisher.root_hash
+    try:  # a publisher that does not look
+        publisher.root_hash = lambda _artifacts: (build.root_hash, "standin")
+        publisher.publish(world.site, order, mixed, world.keys.secret, time.time())
+    finally:
+        publisher.root_hash = found
+    assert world.run("run", "--now").returncode == 4
+    assert "names the root hash" in world.status()["detail"]
+    assert world.device.ukis() == [f"t640_{V1}.efi"]
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_version_is_only_taken_when_the_file_says_so(world: World) -> None:
+    world.publish("2026.10.9")
+    refused(world, 0, "older than")
+    world.publish("2026.10.9", downgrade=True)
+    assert world.run("run", "--now").returncode == 0
+    assert world.device.ukis() == ["t640_2026.10.9+3.efi", f"t640_{V1}.efi"]
+
+
+def test_what_runs_is_not_installed_again(world: World) -> None:
+    world.publish(V1)
+    refused(world, 0, "which is what runs")
+
+
+# -- the device -------------------------------------------------------------------------------------------------------
+
+
+def test_a_system_on_trial_is_left_to_its_gate(world: World) -> None:
+    world.publish(V2)
+    path = world.device.uki_directory / f"t640_{V1}.efi"
+    path.rename(path.with_name(f"t640_{V1}+2-1.efi"))
+    refused(world, 0, "on trial")
+
+
+def test_the_updater_at_work_is_not_disturbed(world: World) -> None:
+    world.publish(V2)
+    handle = os.open(world.root / "run/appliance-update/lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        refused(world, 7, "at work")
+    finally:
+        os.close(handle)
+
+
+def test_a_mounted_standby_slot_is_refused(world: World) -> None:
+    world.publish(V2)
+    number = world.device.layout.number(Role.DATA, "b")
+    mounts = world.root / "proc/self/mountinfo"
+    mounts.write_text(mounts.read_text() + f"40 1 259:{number} / /mnt ro - erofs /dev/nvme0n1p{number} ro\n")
+    refused(world, 5, "is mounted")
+
+
+def test_a_standby_slot_held_by_a_mapper_is_refused(world: World) -> None:
+    world.publish(V2)
+    number = world.device.layout.number(Role.VERITY, "b")
+    (world.root / f"sys/devices/nvme0n1/nvme0n1p{number}/holders/dm-9").symlink_to("nowhere")
+    refused(world, 5, "in use by dm-9")
+
+
+def test_two_slots_with_the_running_identity_are_refused(world: World) -> None:
+    world.publish(V2)
+    for role in (Role.DATA, Role.VERITY):
+        own = world.device.partition(role, "a")
+        relabel(world.device.disk, world.device.layout.number(role, "b"), uuid=own.uuid)
+    refused(world, 5, "both slots carry")
+
+
+def test_a_running_system_that_lies_elsewhere_than_its_root_hash_says_is_refused(world: World) -> None:
+    world.publish(V2)
+    for role in (Role.DATA, Role.VERITY):
+        mine, other = (world.device.partition(role, slot).uuid for slot in "ab")
+        relabel(world.device.disk, world.device.layout.number(role, "a"), uuid=other)
+        relabel(world.device.disk, world.device.layout.number(role, "b"), uuid=mine)
+    refused(world, 5, "other partitions")
+
+
+def test_a_partition_of_another_size_is_refused(world: World) -> None:
+    world.publish(V2)
+    number = world.device.layout.number(Role.DATA, "b")
+    relabel(world.device.disk, number, size=world.device.partition(Role.DATA, "b").size - 4096)
+    refused(world, 5, "layout.toml says")
+
+
+def test_a_second_disk_with_the_same_labels_is_not_written(world: World) -> None:
+    world.publish(V2)
+    other = add_disk(world.device, "sda", world.device.disk)
+    before = other.read_bytes()
+    assert world.run("run", "--now").returncode == 0
+    assert other.read_bytes() == before
+    assert world.device.partition(Role.DATA, "b").label == f"t640_{V2}"
+
+
+def test_a_system_without_a_slot_is_refused(world: World) -> None:
+    world.publish(V2)
+    (world.root / "proc/cmdline").write_text("quiet\n")
+    refused(world, 5, "without a root hash")
+
+
+def test_without_address_or_key_it_is_off(world: World) -> None:
+    world.settings["URLS"] = ""
+    assert world.run().returncode == 0
+    assert world.status()["state"] == "off"
+    world.settings.clear()
+    shutil.rmtree(world.root / "usr/share/appliance-lifeline/keys")
+    assert world.run().returncode == 0
+    assert "no public key" in world.status()["detail"]
+
+
+def test_its_configuration_is_read_and_never_run(world: World) -> None:
+    world.publish(V2)
+    world.settings["URLS"] = f"$(touch {world.root}/ran) `touch {world.root}/ran` {world.server.url}"
+    assert world.run("run", "--now").returncode == 0
+    assert not (world.root / "ran").exists()
+
+
+def test_the_next_address_is_asked_when_one_does_not_answer(world: World) -> None:
+    world.publish(V2)
+    world.settings["URLS"] = f"http://127.0.0.1:9/ {world.server.url}"
+    assert world.run("run", "--now").returncode == 0
+    assert world.device.ukis() == [f"t640_{V1}.efi", f"t640_{V2}+3.efi"]
+
+
+def test_no_server_at_all_is_said_and_costs_nothing(world: World) -> None:
+    world.server.close()
+    refused(world, 3, "no server answered")
+
+
+def test_a_server_that_forgets_ranges_or_hangs_up_is_enough(world: World) -> None:
+    world.publish(V2)
+    world.server.ranges, world.server.cut_after, world.server.cuts, world.server.only = False, 700, 3, "pieces/"
+    assert world.run("run", "--now").returncode == 0, world.status()
+
+
+# -- when it engages --------------------------------------------------------------------------------------------------
+
+
+def test_a_contact_puts_the_count_back(world: World) -> None:
+    world.publish(V2)
+    world.silent_for(71)
+    assert world.run().returncode == 0
+    (world.root / "var/lib/appliance-update/last-contact").touch()
+    (world.root / "proc/uptime").write_text(f"{75 * 3600}.0 0.0\n")
+    assert world.run().returncode == 0
+    assert world.status()["state"] == "standing-by"
+
+
+def test_hours_of_running_count_over_restarts_when_the_clock_is_no_use(world: World) -> None:
+    world.publish(V2)
+    (world.root / "usr/share/appliance-update/build-time").write_text(f"{int(time.time()) + 10**8}\n")  # clock: 1970
+    for boot in ("one", "two", "three"):
+        (world.root / "proc/sys/kernel/random/boot_id").write_text(f"{boot}\n")
+        (world.root / "proc/uptime").write_text(f"{25 * 3600}.0 0.0\n")
+        assert world.run().returncode in (0, 4)
+    assert world.status()["state"] != "standing-by"
+
+
+def test_a_clock_that_jumps_ahead_still_leaves_the_updater_its_first_hour(world: World) -> None:
+    world.publish(V2)
+    contact = world.root / "var/lib/appliance-update/last-contact"
+    contact.touch()
+    os.utime(contact, (time.time() - 10 * 86400,) * 2)
+    (world.root / "proc/uptime").write_text("120.0 0.0\n")
+    assert world.run().returncode == 0
+    assert "first hour" in world.status()["detail"]
+    assert world.server.requests == []
