@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -17,7 +19,23 @@ from t640.session import open_session
 from t640.world import SERVICES, World
 
 SETTLED = "systemctl is-system-running | grep -qE 'running|degraded' && test -z \"$(systemctl list-jobs --no-legend)\""
-RUN_CHECKS = "compliance-agent check --json > /dev/null"
+FACTS = "/run/compliance-agent-facts/facts.json"
+SERVICE_PASS = """
+import http.client, socket, time
+connection = http.client.HTTPConnection("localhost", timeout=120)
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/compliance-agent/api.sock")
+began = time.monotonic()
+connection.request("POST", "/v1/checks/run")
+answer = connection.getresponse()
+body = answer.read()
+assert answer.status == 200, body
+print(time.monotonic() - began)
+"""
+"""A full check pass as the appliance makes it: by the running service. Timed inside the guest, without this script's
+own start."""
+COMMAND = "s=$(date +%s.%N); compliance-agent check --json > /dev/null || true; e=$(date +%s.%N); echo $s $e"
+"""The same checks by a technician's command: Python's start and every import are part of it."""
 
 
 def measure() -> Iterator[Row]:
@@ -44,17 +62,29 @@ def on_the_appliance() -> Iterator[Row]:
                 kibibytes = int(machine.succeed(f"awk '/^VmRSS/ {{print $2}}' /proc/{pid}/status"))
                 name = f"{unit.removesuffix('.service')}: idle RSS"
                 yield Row(name, "MiB", kibibytes / 1024, None, guest, bound=bound)
-            yield Row("full check pass on the appliance (emulated)", "s", _seconds(machine), None, guest, bound=5.0)
+            yield from _passes(machine, guest)
 
 
-def _seconds(machine: Machine) -> float:
-    """Seconds one pass takes inside the guest, by the guest's clock, of three the median."""
-    script = f"s=$(date +%s.%N); {RUN_CHECKS} || true; e=$(date +%s.%N); echo $s $e"
-    times = []
-    for _ in range(3):
-        start, end = (float(word) for word in machine.succeed(script).split())
-        times.append(end - start)
-    return sorted(times)[1]
+def _passes(machine: Machine, guest: str) -> Iterator[Row]:
+    """Full check passes inside the guest, by the guest's clock, of three the median each.
+
+    The bound is the service's pass with everything read anew: the collector's run as root is part of it.
+    """
+    ask = f"python3 -c {shlex.quote(SERVICE_PASS)}"
+    anew = [float(machine.succeed(f"touch -d '1 minute ago' {FACTS} && {ask}")) for _ in range(3)]
+    again = [float(machine.succeed(ask)) for _ in range(3)]
+    command = [_span(machine.succeed(COMMAND)) for _ in range(3)]
+    name = "full check pass on the appliance"
+    yield Row(
+        f"{name}, by the service, root's facts collected anew", "s", statistics.median(anew), None, guest, bound=5
+    )
+    yield Row(f"{name}, by the service, root's facts at hand", "s", statistics.median(again), None, guest)
+    yield Row(f"{name}, `compliance-agent check` as a whole", "s", statistics.median(command), None, guest)
+
+
+def _span(said: str) -> float:
+    start, end = (float(word) for word in said.split())
+    return end - start
 
 
 def beside_lynis() -> Iterator[Row]:
@@ -64,8 +94,8 @@ def beside_lynis() -> Iterator[Row]:
         raise RuntimeError("Lynis is not installed; `make setup` installs it")
     ours = _process([str(Path(sys.executable).with_name("compliance-agent")), "check", "--json"])
     theirs = _process([lynis, "audit", "system", "--quick", "--quiet", "--no-colors"])
-    yield Row("full check pass on this machine", "s", ours[0], theirs[0], "Lynis", bound=5.0)
-    yield Row("full check pass: peak RSS", "MiB", ours[1], theirs[1], "Lynis, largest process")
+    yield Row("`compliance-agent check` on this machine", "s", ours[0], theirs[0], "Lynis")
+    yield Row("`compliance-agent check` on this machine: peak RSS", "MiB", ours[1], theirs[1], "Lynis, largest process")
 
 
 def _process(command: list[str]) -> tuple[float, float]:
