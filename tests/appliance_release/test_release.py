@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -203,10 +204,10 @@ def test_a_reader_in_the_middle_of_publishing_sees_the_old_or_the_new_state(
     """At every file that is written, the chain from timestamp to targets is whole."""
     publish(repository, tmp_path, V1)
     seen: list[set[str]] = []
-    original = Repository._write
+    original = Repository.write
 
-    def watched(self: Repository, metadata: Metadata[Root], role: str, name: str) -> Path:
-        written = original(self, metadata, role, name)
+    def watched(self: Repository, signed: Any, role: str, name: str, signers: list[Any]) -> Path:
+        written = original(self, signed, role, name, signers)
         stamp = Metadata[Timestamp].from_file(str(self.metadata / "timestamp.json")).signed
         snapshot = Metadata[Snapshot].from_file(str(self.metadata / f"{stamp.snapshot_meta.version}.snapshot.json"))
         number = snapshot.signed.meta["targets.json"].version
@@ -216,7 +217,7 @@ def test_a_reader_in_the_middle_of_publishing_sees_the_old_or_the_new_state(
         seen.append({version for version in (V1, V2) if any(version in name for name in files)})
         return written
 
-    monkeypatch.setattr(Repository, "_write", watched)
+    monkeypatch.setattr(Repository, "write", watched)
     publish(repository, tmp_path, V2)
     assert seen == [{V1}, {V1}, {V1, V2}]
 

@@ -59,7 +59,7 @@ class World:
     def put(self, build: Build, **changes: object) -> None:
         description = replace(Description(build.version), **changes)  # type: ignore[arg-type]
         replace(self.publisher, now=self.now()).publish(
-            description, collect((build.directory,), build.version), level=1
+            description, collect((build.directory,), build.version), level=1, unproven=True
         )
 
     def updater(self, **changes: object) -> Updater:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,47 +117,96 @@ def _command_line(path: Path) -> str:
     raise ArtifactError(f"{path} has no .cmdline section: it is not a unified kernel image")
 
 
+Report = Callable[[str, int, int], None]
+"""Told of progress: what is done, bytes done, bytes in all (0: not known)."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Report nothing."""
+
+
 @contextmanager
-def packed(artifact: Artifact, level: int = 6) -> Iterator[tuple[Path, Measured]]:
+def packed(artifact: Artifact, level: int = 6, report: Report = silent) -> Iterator[tuple[Path, Measured]]:
     """The file to serve (compressed where its published name says so) and its measures. Raises `ArtifactError`."""
     if artifact.role == "uki" or artifact.path.name.endswith(".zst"):
-        yield artifact.path, _measure(artifact.path)
+        yield artifact.path, measured(artifact.path, report)
         return
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / artifact.name
-        _zstd([f"-{level}", "--threads=0", "-o", str(target), "--", str(artifact.path)])
-        yield target, _measure(target)
+        content = _compress(artifact.path, target, level, report)
+        sha256, length = _hash_stream(target, report)
+        yield target, Measured(length, sha256, content[1], content[0])
 
 
-def _measure(path: Path) -> Measured:
-    sha256, length = _hash_stream(path)
+@contextmanager
+def unpacked(artifact: Artifact, report: Report = silent) -> Iterator[Path]:
+    """The content of an artifact as a plain file. Raises `ArtifactError`."""
+    if not artifact.path.name.endswith(".zst"):
+        yield artifact.path
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / artifact.name.removesuffix(".zst")
+        with target.open("wb") as file:
+            _decompress(artifact.path, file.write, report)
+        yield target
+
+
+def measured(path: Path, report: Report = silent) -> Measured:
+    """Length and hash of a file, and of what is in it when it is compressed. Raises `ArtifactError`."""
+    sha256, length = _hash_stream(path, report)
     if not path.name.endswith(".zst"):
         return Measured(length, sha256, length, sha256)
-    command = ["zstd", "--decompress", "--stdout", "--quiet", "--", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        digest, count = hashlib.sha256(), 0
-        while chunk := process.stdout.read(CHUNK):
-            digest.update(chunk)
-            count += len(chunk)
-    if process.returncode:
-        raise ArtifactError(f"{path} cannot be decompressed")
+    digest = hashlib.sha256()
+    count = _decompress(path, digest.update, report)
     return Measured(length, sha256, count, digest.hexdigest())
 
 
-def _hash_stream(path: Path) -> tuple[str, int]:
-    digest, length = hashlib.sha256(), 0
+def _decompress(path: Path, take: Callable[[bytes], object], report: Report) -> int:
+    """Hand the content of a .zst file to `take`, chunk by chunk; its length."""
+    command, count = ["zstd", "--decompress", "--stdout", "--quiet", "--", str(path)], 0
+    with _started(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while chunk := process.stdout.read(CHUNK):
+            take(chunk)
+            count += len(chunk)
+            report(f"unpacking {path.name}", count, 0)
+    if process.returncode:
+        raise ArtifactError(f"{path} cannot be decompressed")
+    return count
+
+
+def _compress(source: Path, target: Path, level: int, report: Report) -> tuple[str, int]:
+    """Compress a file; SHA-256 and length of what went in. Raises `ArtifactError`."""
+    size, digest, count = source.stat().st_size, hashlib.sha256(), 0
+    command = ["zstd", "--quiet", "--force", f"-{level}", "--threads=0", f"--stream-size={size}", "-o", str(target)]
+    with source.open("rb") as file, _started(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        with contextlib.suppress(BrokenPipeError):  # zstd has given up; it says why
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                count += len(chunk)
+                process.stdin.write(chunk)
+                report(f"compressing {source.name}", count, size)
+            process.stdin.close()
+        trouble = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode:
+        raise ArtifactError(f"zstd failed: {trouble[:300]}")
+    return digest.hexdigest(), count
+
+
+def _started(command: list[str], **options: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, **options)  # type: ignore[call-overload,no-any-return]
+    except FileNotFoundError as error:
+        raise ArtifactError("The program zstd is missing; install it") from error
+
+
+def _hash_stream(path: Path, report: Report) -> tuple[str, int]:
+    digest, length, size = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             length += len(chunk)
+            report(f"hashing {path.name}", length, size)
     return digest.hexdigest(), length
-
-
-def _zstd(arguments: list[str]) -> None:
-    try:
-        subprocess.run(["zstd", "--quiet", "--force", *arguments], check=True, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise ArtifactError("The program zstd is missing; install it") from error
-    except subprocess.CalledProcessError as error:
-        raise ArtifactError(f"zstd failed: {error.stderr.strip()[:300]}") from error

@@ -1,0 +1,90 @@
+"""Seeing a repository as devices do, the newest and those that slept through every root there was."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from typing import TYPE_CHECKING
+
+from securesystemslib.exceptions import StorageError
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, TargetFile  # type: ignore[attr-defined]
+
+from appliance_release.artifacts import ArtifactError, checked_version
+from appliance_release.releases import former, releases
+from appliance_release.ways import stranded
+
+if TYPE_CHECKING:
+    from appliance_release.repository import Repository
+
+
+def problems(repository: Repository) -> list[str]:
+    """What is wrong; empty when nothing is. Raises `PublishError` when there is nothing to look at."""
+    return [*_roots(repository), *_roles(repository), *_releases(repository), *_files(repository)]
+
+
+def _roots(repository: Repository) -> list[str]:
+    """Every root must be there, and signed by its predecessor and by itself: old devices walk over all of them."""
+    found = []
+    trusted: Root | None = None
+    for number in range(1, repository.root().version + 1):
+        path = repository.metadata / f"{number}.root.json"
+        try:
+            metadata = Metadata[Root].from_file(str(path))
+            if metadata.signed.version != number:
+                raise RepositoryError(f"it says version {metadata.signed.version}")
+            for root in (trusted, metadata.signed):
+                if root is not None:
+                    root.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
+            trusted = metadata.signed
+        except (OSError, StorageError, RepositoryError, ValueError) as error:
+            found.append(f"{path.name}: {error}")
+    return found
+
+
+def _roles(repository: Repository) -> list[str]:
+    found = []
+    root = repository.root()
+    now = datetime.datetime.fromtimestamp(repository.now, datetime.UTC)
+    for role in ("root", "targets", "snapshot", "timestamp"):
+        metadata = repository.load(role)
+        try:
+            root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        except (RepositoryError, ValueError) as error:
+            found.append(f"{role}: {error}")
+        if metadata.signed.is_expired(now):
+            found.append(f"{role}: expired on {metadata.signed.expires:%Y-%m-%d %H:%M} UTC; run `renew` or publish")
+    return found
+
+
+def _releases(repository: Repository) -> list[str]:
+    targets = repository.load("targets").signed
+    found = releases(targets)
+    try:
+        for release in found:
+            checked_version(release.version)
+    except ArtifactError as error:
+        return [str(error)]
+    return [str(item) for item in stranded(found, former(targets))]
+
+
+def _files(repository: Repository) -> list[str]:
+    targets = repository.load("targets").signed.targets
+    total, done, found = sum(target.length for target in targets.values()), 0, []
+    for path, target in targets.items():
+        repository.report("verifying", done, total)
+        found += _file(repository, path, target)
+        done += target.length
+    return found
+
+
+def _file(repository: Repository, path: str, target: TargetFile) -> list[str]:
+    directory, _, name = path.rpartition("/")
+    file = repository.targets / directory / f"{target.hashes['sha256']}.{name}"
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            length = stream.tell()
+    except OSError as error:
+        return [f"{file}: {error.strerror}"]
+    return [] if (digest, length) == (target.hashes["sha256"], target.length) else [f"{file}: not what was signed"]
