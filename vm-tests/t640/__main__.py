@@ -7,7 +7,7 @@ import sys
 import click
 from rich.console import Console
 
-from t640 import image, releases
+from t640 import image, releases, variants
 from t640.errors import Missing, RigError
 from t640.run import base_disk
 from t640.run import run as run_everything
@@ -41,7 +41,7 @@ def run(image_: str, keep: bool, as_json: bool, once: bool) -> None:
 
 @main.command()
 @click.argument("version")
-@click.option("--variant", type=click.Choice(image.VARIANTS), default="good", show_default=True)
+@click.option("--variant", type=click.Choice(tuple(variants.VARIANTS)), default="good", show_default=True)
 @click.option("--release", default="trixie", show_default=True, help="Debian release.")
 @click.option("--kernel", type=click.Choice(sorted(image.KERNELS)), default="cloud", show_default=True)
 def build(version: str, variant: str, release: str, kernel: str) -> None:

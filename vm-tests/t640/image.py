@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance_release import canary
 from t640 import layout as layouts
-from t640 import toolroot, wheels
+from t640 import toolroot, variants, wheels
 from t640.apt import STABLE, system_mirror
 from t640.errors import RigError
 from t640.paths import PACKAGE, REPOSITORY, cache_directory, distributions, locked
@@ -33,8 +34,6 @@ PYTHON_PACKAGES = (
 
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 """The cloud kernel boots a QEMU machine fastest; the generic one has the T640's own drivers."""
-
-VARIANTS = ("good", "bad-health", "panic")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,9 @@ def key(recipe: Recipe) -> str:
         REPOSITORY / "image/sysctl.d",
         PACKAGE / "layout.py",
         PACKAGE / "image.py",
+        PACKAGE / "variants.py",
         PACKAGE / "wheels.py",
+        REPOSITORY / "central/src/appliance_release/canary.py",
     ]
     digest = hashlib.sha256(wheels.content_key([*inputs, *distributions()]).encode())
     digest.update(
@@ -84,8 +85,7 @@ def build(recipe: Recipe, detail: Callable[[str], None] | None = None) -> Artifa
 
     Raises `RigError` with the end of mkosi's output.
     """
-    if recipe.variant not in VARIANTS:
-        raise RigError(f"There is no image variant {recipe.variant!r}; choose one of {', '.join(VARIANTS)}.")
+    variants.get(recipe.variant)
     directory = cache_directory() / "images" / f"{recipe.version}-{recipe.variant}-{key(recipe)}"
     with locked("image"):
         if not (directory / "complete").exists():
@@ -132,7 +132,8 @@ def _stage(recipe: Recipe) -> Path:
         f"[Distribution]\nMirror={mirror.uri}\n\n"
         f"[Output]\nImageId={layout.image_id}\n\n"
         "[Content]\nPackages=\n        " + "\n        ".join((*PYTHON_PACKAGES, KERNELS[recipe.kernel])) + "\n"
-        f"KernelCommandLine={' '.join(_command_line(layout, recipe))}\n\n"
+        f"KernelCommandLine={' '.join(_command_line(layout, recipe))}\n"
+        f"RemoveFiles={' '.join(variants.get(recipe.variant).removed)}\n\n"
         f"[Build]\nCacheDirectory={prefix}-mkosi.cache\nPackageCacheDirectory={prefix}-mkosi.packages\n"
     )
     _write_all(project / "mkosi.repart", layouts.image_definitions(layout))
@@ -161,10 +162,8 @@ def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     _write_all(tree / "usr/share/appliance-update", {"build-time": f"{int(time.time())}\n"})
     for name, text in layouts.device_definitions(layout).items():
         _write_all((tree / "usr/lib" / name).parent, {Path(name).name: text})
-    if recipe.variant == "bad-health":
-        # A release whose portal cannot start: the gate must see it and the old system must come back.
-        broken = "[Service]\nExecStart=\nExecStart=/bin/false\n"
-        _write_all(tree / "usr/lib/systemd/system/local-portal.service.d", {"90-broken.conf": broken})
+    canary.make(tree / "usr/share/appliance-update/canary", layouts.LAYOUT_FILE)
+    variants.apply(tree, recipe.variant)
     for name, content in recipe.files.items():
         _write_all((tree / name.lstrip("/")).parent, {Path(name).name: content})
 
