@@ -63,6 +63,10 @@ class KeyRing:
             raise KeyFileError(f"{self.folder(role) / role}.pem is missing. {where}")
         return [self._load(path) for path in files]
 
+    def present(self, role: str) -> list[tuple[Path, CryptoSigner]]:
+        """Every key file of a role with its signer; none when they are elsewhere. Raises `KeyFileError`."""
+        return [(path, self._load(path)) for path in self.files(role)]
+
     def signers(self, role: str, root: Root) -> list[CryptoSigner]:
         """Signers that `root` accepts for a role, its threshold at least. Raises `KeyFileError`."""
         found = self.known(role, root)

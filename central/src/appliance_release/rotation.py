@@ -10,6 +10,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 from tuf.api.metadata import Root, Targets  # type: ignore[attr-defined]
@@ -27,6 +28,26 @@ class Rotation:
     version: int
     made: tuple[Path, ...] = ()
     retired: tuple[Path, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """As `--json` shows it."""
+        return {
+            "root": str(self.root),
+            "root_version": self.version,
+            "made": [str(path) for path in self.made],
+            "retired": [str(path) for path in self.retired],
+        }
+
+
+def overview(repository: Repository) -> dict[str, dict[str, Any]]:
+    """For each role its threshold, and its keys' ids with the file that holds the private one (empty: not here)."""
+    root = repository.root()
+    found = {}
+    for role in ROLES:
+        files = {signer.public_key.keyid: str(path) for path, signer in repository.ring.present(role)}
+        keyids = {keyid: files.get(keyid, "") for keyid in root.roles[role].keyids}
+        found[role] = {"threshold": root.roles[role].threshold, "keys": keyids}
+    return found
 
 
 def rotate(repository: Repository, role: str, count: int = 1, threshold: int = 0) -> Rotation:
