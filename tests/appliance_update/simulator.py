@@ -414,9 +414,8 @@ class SimulatedSysupdate:
         section = transfer["Target"]
         if isinstance(target, Path):
             faults.point("esp:rename")
-            target.rename(
-                self.device.uki_directory / f"t640_{version}+{section['TriesLeft']}-{section['TriesDone']}.efi"
-            )
+            assert "TriesLeft" not in section, "what sysupdate brings must not be bootable yet"
+            target.rename(self.device.uki_directory / pattern_label(section["MatchPattern"], version))
             return
         number, identity = target  # type: ignore[misc]
         kind = section["MatchPartitionType"]

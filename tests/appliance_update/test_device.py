@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import uuid
 from pathlib import Path
@@ -119,9 +121,50 @@ def test_the_esp_of_another_disk_is_not_taken_for_ours(world: World) -> None:
     refused(world, "is not mounted")
 
 
-def test_a_stale_twin_of_the_running_entry_is_refused(world: World) -> None:
-    shutil.copy(world.device.uki_directory / f"t640_{V1}.efi", world.device.uki_directory / f"t640_{V1}+2-1.efi")
+@pytest.mark.parametrize("twin", [f"t640_{V1}+2-1.efi", f"t640_{V1}+0-3.efi"])
+def test_a_stale_twin_of_the_running_entry_goes_and_the_update_goes_on(world: World, twin: str) -> None:
+    """A twin keeps the blessing from taking effect (systemd issue 33504); the loader says which one was booted."""
+    (world.device.uki_directory / twin).write_bytes(b"half a kernel")
+    world.publish(V2)
+    world.updater().run()
+    assert world.device.ukis() == [f"t640_{V1}.efi", f"t640_{V2}+3-0.efi"]
+    assert ("repaired", V1) in world.events()
+
+
+def forget_what_was_booted(world: World) -> None:
+    for path in (world.device.root / "sys/firmware/efi/efivars").iterdir():
+        path.unlink()
+
+
+def test_without_the_loaders_word_a_twin_goes_only_when_it_is_a_copy(world: World) -> None:
+    forget_what_was_booted(world)
+    entry = world.device.uki_directory / f"t640_{V1}.efi"
+    shutil.copy(entry, entry.with_name(f"t640_{V1}+2-1.efi"))
+    world.settle()
+    assert world.device.ukis() == [f"t640_{V1}.efi"]
+
+
+def test_a_twin_of_which_nobody_knows_which_is_right_is_refused(world: World) -> None:
+    forget_what_was_booted(world)
+    (world.device.uki_directory / f"t640_{V1}+2-1.efi").write_bytes(b"another kernel")
     refused(world, "more than one boot entry")
+
+
+def test_an_esp_that_the_kernel_made_read_only_is_refused_by_name(world: World) -> None:
+    mounts = world.device.root / "proc/self/mountinfo"
+    mounts.write_text(mounts.read_text().replace("/dev/nvme0n1p1 rw", "/dev/nvme0n1p1 ro"))
+    refused(world, r"mounted read-only at /boot: its FAT is damaged")
+
+
+def test_an_esp_that_cannot_be_listed_is_refused_by_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    world.publish(V2)
+    monkeypatch.setattr("appliance_update.device.entries", damaged)
+    with pytest.raises(UpdateError, match="boot entries on .* cannot be read") as caught:
+        world.updater().run()
+    assert caught.value.failure is Failure.DEVICE
 
 
 def test_a_running_version_without_an_entry_is_refused(world: World) -> None:

@@ -177,6 +177,7 @@ def test_whoever_orders_an_update_learns_each_time_why_there_is_none(world: Worl
     assert (said.status().state, said.status().order_id) == ("idle", "order-1")
 
     world.publish(V2)
+    order(world, "order-1")
     world.updater().run()
     boot(world.device, healthy={V1})
     world.settle()

@@ -13,6 +13,8 @@ from appliance_update.host import Host
 from appliance_update.layout import Flavour, Layout, Role, compiled
 from appliance_update.uki import argument
 
+DIRTY = "its FAT is damaged, or the disk fails; unmount it, run `fsck.vfat -a` on it, and mount it again"
+
 FOREIGN = ("dm-", "loop", "ram", "zram", "md", "nbd", "sr", "fd")
 """Beginnings of kernel names that are never a disk of ours."""
 
@@ -107,7 +109,10 @@ def _inspect(host: Host, layout: Layout) -> Device:
             f"{parts[booted[0]][0].label!r}; they must agree before anything is written"
         )
     esp = find_esp(host, layout, disk_name)
-    found = entries(esp, layout)
+    try:
+        found = entries(esp, layout)
+    except OSError as error:
+        raise DeviceError(f"The boot entries on {esp} cannot be read ({error.strerror}): {DIRTY}") from error
     kind = layout.flavour[flavour]
     slots = {name: _slot(name, name == booted[0], kind, parts[name], found, layout) for name in "ab"}
     return Device(
@@ -215,7 +220,7 @@ def find_esp(host: Host, layout: Layout, disk_name: str) -> Path:
 
 def refusals(device: Device, host: Host, layout: Layout) -> list[str]:
     """Why nothing may be written to this device now; empty when all is well."""
-    reasons = [*_twins(device, host, layout), *_in_use(device, host)]
+    reasons = [*_twins(device, host, layout), *_in_use(device, host), *_esp_read_only(device, host, layout)]
     own = of_version(device.entries, device.version)
     every_entry_spent = bool(device.entries) and all(entry.spent for entry in device.entries)
     if len(own) > 1:
@@ -229,6 +234,14 @@ def refusals(device: Device, host: Host, layout: Layout) -> list[str]:
             "an update now would cost the only version known to be good"
         )
     return reasons
+
+
+def _esp_read_only(device: Device, host: Host, layout: Layout) -> list[str]:
+    """The kernel remounts a FAT read-only when it finds it damaged."""
+    for mount_point in layout.esp.mount_points:
+        if device.esp == host.path(mount_point) and host.read_only(mount_point):
+            return [f"The ESP is mounted read-only at {mount_point}: {DIRTY}"]
+    return []
 
 
 def _twins(device: Device, host: Host, layout: Layout) -> list[str]:

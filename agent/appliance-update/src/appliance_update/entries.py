@@ -55,6 +55,44 @@ def of_version(found: tuple[Entry, ...], version: str) -> tuple[Entry, ...]:
     return tuple(entry for entry in found if entry.version == version)
 
 
+def stale_twins(own: tuple[Entry, ...], booted: str) -> tuple[Entry, ...]:
+    """Of several entries of one version those that may go: all but the one that was booted.
+
+    When the loader does not say which that was, only copies may go, byte for byte the same as the one that stays. A
+    twin keeps the blessing from taking effect (systemd issue 33504). Raises `OSError`.
+    """
+    if len(own) < 2:
+        return ()
+    named = [entry for entry in own if entry.path.name.casefold() == booted.casefold()]
+    if named:
+        return tuple(entry for entry in own if entry != named[0])
+    kept = next((entry for entry in own if entry.blessed), own[0])
+    content = kept.path.read_bytes()
+    others = tuple(entry for entry in own if entry != kept)
+    return others if all(entry.path.read_bytes() == content for entry in others) else ()
+
+
+def rename(entry: Entry, name: str) -> Path:
+    """Give an entry another counter, durably. Raises `OSError`."""
+    target = entry.path.with_name(name)
+    faults.point(f"entry rename:{name}")
+    entry.path.replace(target)
+    flush_directory(target.parent)
+    faults.point(f"entry renamed:{name}")
+    return target
+
+
+def counted_name(layout: Layout, version: str, left: int, done: int) -> str:
+    """The file name of an entry with a counter."""
+    pattern = next(pattern for pattern in layout.esp.uki_counted if "@d" in pattern)
+    return pattern.replace("@v", version).replace("@l", str(left)).replace("@d", str(done))
+
+
+def blessed_name(layout: Layout, version: str) -> str:
+    """The file name of an entry without a counter."""
+    return layout.esp.uki_name.replace("@v", version)
+
+
 def remove(entry: Entry) -> None:
     """Take an entry away, durably, before its slot is overwritten. Raises `OSError`."""
     faults.point(f"unlink:{entry.path.name}")

@@ -35,6 +35,7 @@ class Event(enum.StrEnum):
     SECOND_THOUGHTS = "second_thoughts"
     GATE_FAILED = "gate_failed"
     REHEARSAL_FAILED = "rehearsal_failed"
+    REPAIRED = "repaired"
 
 
 FINAL = (Event.COMMITTED, Event.ROLLED_BACK, Event.QUARANTINED)

@@ -70,6 +70,11 @@ class Host:
         """Whether the loader counted this boot: the system was on trial when it started."""
         return self.loader_variable("LoaderBootCountPath") is not None
 
+    def booted_entry(self) -> str:
+        """The file name of the boot entry, as the loader tells it; empty when it does not."""
+        counted = self.loader_variable("LoaderBootCountPath") or ""
+        return counted.replace("\\", "/").rpartition("/")[2] or self.loader_variable("LoaderEntrySelected") or ""
+
     def build_time(self) -> float:
         """When the image was built, in seconds since the epoch; 0.0 when it does not say."""
         try:
@@ -93,6 +98,15 @@ class Host:
             fields = line.split()
             if len(fields) > 4 and fields[4] == directory and fields[2] != "0:0":
                 found = fields[2]
+        return found
+
+    def read_only(self, directory: str) -> bool:
+        """Whether what is mounted at `directory`, the topmost, takes no writes."""
+        found = False
+        for line in self.path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            fields = line.split()
+            if len(fields) > 5 and fields[4] == directory:
+                found = "ro" in (*fields[5].split(","), *fields[-1].split(","))
         return found
 
     def block_devices(self) -> dict[str, Path]:

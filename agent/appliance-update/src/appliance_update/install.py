@@ -19,9 +19,9 @@ from typing import Protocol
 
 from appliance_update import faults
 from appliance_update.device import Device, Slot, SlotState, inspect, refusals
-from appliance_update.entries import entries, of_version, remove
+from appliance_update.entries import Entry, blessed_name, counted_name, entries, of_version, remove, rename
 from appliance_update.host import Host
-from appliance_update.layout import Layout, Role, boot_transfers, slot_transfers, write
+from appliance_update.layout import LANDING, Layout, Role, landing_transfers, slot_transfers, write
 from appliance_update.release import Release
 from appliance_update.transfer import Transfer, esp_preflight, hash_file
 from appliance_update.uki import UkiError, argument, command_line
@@ -118,18 +118,35 @@ class Installer:
         return device
 
     def arm(self, release: Release) -> None:
-        """Put the UKI with its counter on the ESP, last of all, and read it back. Raises `InstallError`."""
+        """Bring the UKI to the ESP, read it back, and only then give it the name with the counter, last of all.
+
+        Raises `InstallError`.
+        """
         device = self._asserted(release)
         if not self._holds(device.standby, release):
             raise InstallError(f"Slot {device.standby.name} does not hold {release.version}; it is not armed")
+        name = blessed_name(self.layout, release.version) + LANDING
+        landed = device.esp / self.layout.esp.uki_directory.strip("/") / name
         try:
+            self._clear_landings(landed.parent)
             faults.point("uki:write")
-            self._apply("boot", boot_transfers(self.layout, staging=self.transfer.staging), release.version)
+            self._apply("boot", landing_transfers(self.layout, staging=self.transfer.staging), release.version)
             faults.point("uki:written")
-            self._check_entry(device, release)
+            self._check_landed(landed, release)
+            rename(
+                Entry(landed, release.version), counted_name(self.layout, release.version, self.layout.boot.tries, 0)
+            )
+            self._check_armed(device, release)
         except (InstallError, OSError):
             self.disarm(release.version)  # an entry that did not pass must not be booted
+            self._clear_landings(landed.parent)
             raise
+
+    def _clear_landings(self, directory: Path) -> None:
+        """Remove what an interrupted run brought to the ESP: it takes the room of a kernel image."""
+        for path in directory.glob(f"*{LANDING}"):
+            faults.point(f"unlink:{path.name}")
+            path.unlink(missing_ok=True)
 
     def disarm(self, version: str) -> None:
         """Take the boot entries of a version away again. Raises `OSError`, `DeviceError`."""
@@ -181,17 +198,30 @@ class Installer:
                 f"its slot has {release.root_hash}; nothing was written"
             )
 
-    def _check_entry(self, device: Device, release: Release) -> None:
-        own = of_version(entries(device.esp, self.layout), release.version)
-        if len(own) != 1:
-            raise InstallError(f"{release.version} has {len(own)} boot entries after it was armed, one is right")
-        entry, artifact = own[0], release.artifact(Role.UKI)
-        drop_cache(entry.path)
-        if hash_file(entry.path, lambda _: None) != (artifact.content_sha256, artifact.content_length):
-            raise InstallError(f"{entry.path.name} reads back differently from what was written; it was removed")
-        if entry.left != self.layout.boot.tries or entry.done not in (0, None):
-            raise InstallError(f"{entry.path.name} does not carry {self.layout.boot.tries} tries; it was removed")
+    def _check_landed(self, landed: Path, release: Release) -> None:
+        """What lies on the ESP is what was signed, and names the root hash that the slot really has."""
+        artifact = release.artifact(Role.UKI)
+        drop_cache(landed)
+        if hash_file(landed, lambda _: None) != (artifact.content_sha256, artifact.content_length):
+            raise InstallError(f"{landed.name} reads back differently from what was written; it was removed")
+        standby = inspect(self.host, self.layout).standby
+        try:
+            inside = argument(command_line(landed), self.layout.flavour[release.flavour].root_hash_argument)
+        except UkiError as error:
+            raise InstallError(str(error)) from error
+        if inside != standby.data.uuid.hex + standby.verity.uuid.hex:
+            raise InstallError(
+                f"{landed.name} names the root hash {inside or 'of nothing'}, slot {standby.name} has another; removed"
+            )
         faults.point("uki:read back")
+
+    def _check_armed(self, device: Device, release: Release) -> None:
+        own = of_version(entries(device.esp, self.layout), release.version)
+        if len(own) != 1 or own[0].left != self.layout.boot.tries:
+            raise InstallError(
+                f"{release.version} has the boot entries {', '.join(entry.path.name for entry in own) or 'none'} after "
+                f"it was armed; one with {self.layout.boot.tries} tries is right"
+            )
 
     def _apply(self, name: str, texts: dict[str, str], version: str) -> None:
         directory = self.definitions / name

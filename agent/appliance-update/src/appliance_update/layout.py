@@ -245,6 +245,14 @@ TriesDone=0
 InstancesMax=2
 """
 
+LANDING_TARGET = """Type=regular-file
+Path={directory}
+PathRelativeTo=boot
+MatchPattern={pattern}
+Mode={mode}
+InstancesMax=2
+"""
+
 STAGING = Path("/var/lib/appliance-update/staging")
 
 
@@ -269,6 +277,19 @@ def boot_transfers(layout: Layout, *, staging: Path = STAGING) -> dict[str, str]
         patterns=" ".join((*layout.esp.uki_counted, layout.esp.uki_name)),
         mode=layout.esp.uki_mode,
         tries=layout.boot.tries,
+    )
+    return {"90-uki.transfer": source + target}
+
+
+LANDING = ".landing"
+"""Ending under which a UKI lies on the ESP until it was read back: the loader boots only what ends in .efi."""
+
+
+def landing_transfers(layout: Layout, *, staging: Path = STAGING) -> dict[str, str]:
+    """File name to text of the one transfer that brings the UKI to the ESP, under a name that nothing boots."""
+    source = TRANSFER.format(staging=staging, source=layout.staged.uki)
+    target = LANDING_TARGET.format(
+        directory=layout.esp.uki_directory, pattern=layout.esp.uki_name + LANDING, mode=layout.esp.uki_mode
     )
     return {"90-uki.transfer": source + target}
 

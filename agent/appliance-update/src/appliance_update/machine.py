@@ -13,6 +13,7 @@ from appliance_update.config import Config
 from appliance_update.host import Host
 from appliance_update.install import Installer, Sysupdate, Writer
 from appliance_update.repository import Repository
+from appliance_update.snapshots import Snapshots
 from appliance_update.store import Store
 from appliance_update.transfer import Transfer
 from appliance_update.updater import Updater
@@ -36,7 +37,9 @@ def assemble(
     transfer = Transfer(repository, layout, state / "downloads", state / "staging", pause)
     installer = Installer(host, layout, transfer, writer or Sysupdate(config.paths.sysupdate), runtime / "definitions")
     store = Store(state, runtime, now)
-    return Updater(host, layout, config, store, repository, transfer, installer, reboot or systemctl_reboot)
+    snapshots = Snapshots(host, state / "snapshots", config.snapshot.databases)
+    reboot = reboot or systemctl_reboot
+    return Updater(host, layout, config, store, repository, transfer, installer, snapshots, reboot)
 
 
 def systemctl_reboot(respect_inhibitors: bool) -> None:

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance_update.files import Unreadable, decode, read_limited, set_aside, write_json
+from appliance_update.files import Unreadable, decode, read_limited, set_aside, write_json, write_whole
 from appliance_update.release import Release
 
 LIMIT = 1024 * 1024
@@ -39,6 +39,11 @@ class Record:
     `good_version` is the version that last proved itself here; `armed_boot` the boot in which the candidate was armed,
     `restarts` how often we rebooted for it; `time_floor` the latest time that verified metadata was signed at,
     `security_epoch` that of the version that last proved itself: no lower one is installed again.
+
+    `attempt` names one installation, so that its failure is counted once. `order_id` is the order that the present
+    update answers, `order_open` whether it still waits for its answer, `waiting_orders` those that come after it.
+    `waited` are seconds that an update has waited for its window, `waited_at` when that was last counted, and
+    `postponed_until` when it may go ahead (0.0: nothing is postponed).
     """
 
     format: int = 1
@@ -53,9 +58,32 @@ class Record:
     restarts: int = 0
     time_floor: float = 0.0
     security_epoch: int = 0
+    attempt: str = ""
+    order_open: bool = False
+    waiting_orders: tuple[str, ...] = ()
+    waited: float = 0.0
+    waited_at: float = 0.0
+    postponed_until: float = 0.0
     last_check_at: float | None = None
     last_check_error: str = ""
     updated_at: float = 0.0
+
+
+EPOCH = "security-epoch"
+
+
+def load_epoch(state: Path) -> int:
+    """The security epoch that was committed, from a file of its own: losing the record must not lower it."""
+    try:
+        return int(read_limited(state / EPOCH, 32))
+    except (OSError, Unreadable, ValueError):
+        return 0
+
+
+def save_epoch(state: Path, epoch: int) -> None:
+    """Raise the security epoch; it never falls. Raises `OSError`."""
+    if epoch > load_epoch(state):
+        write_whole(state / EPOCH, f"{epoch}\n".encode())
 
 
 def load(path: Path) -> tuple[Record, str]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from appliance_update.device import Device, DeviceError, inspect
-from appliance_update.entries import Entry, of_version
+import contextlib
+
+from appliance_update import thoughts
+from appliance_update.device import Device, DeviceError, SlotState, inspect
+from appliance_update.entries import Entry, blessed_name, of_version, remove, rename, stale_twins
 from appliance_update.failed_boot import collect, last_gate_failure
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.layout import Layout
-from appliance_update.record import State
+from appliance_update.record import State, save_epoch
+from appliance_update.snapshots import Snapshots
 from appliance_update.store import Store
+from appliance_update.thoughts import Stage, Thought
+
+TRIAL_MARKER = "trial"
+"""File in /run that `appliance-update-trial.service` makes: while it is there nobody migrates a database."""
 
 
 def settle(store: Store, host: Host, layout: Layout) -> Device | None:
@@ -19,27 +27,62 @@ def settle(store: Store, host: Host, layout: Layout) -> Device | None:
     """
     store.running_version = host.image_version
     try:
-        device = store.device = inspect(host, layout)
+        device = store.device = _without_twins(store, host, layout, inspect(host, layout))
     except DeviceError as error:
         store.device = None
         store.save(detail=str(error))
         return None
     kept = store.record
-    if kept.candidate and not kept.state.settled:
-        _settle_candidate(store, host, device)
+    thinking = thoughts.load(store.state)
+    pending = thinking.pending() if thinking else None
+    if pending:
+        _settle_thought(store, host, layout, device, *pending)
+    elif kept.candidate and not kept.state.settled:
+        _settle_candidate(store, host, layout, device)
     else:
         _settle_running(store, host, device)
+    device = store.device = inspect(host, layout) if pending else device
+    _end_trial(store, host, device)
     store.publish()
     return device
 
 
-def _settle_candidate(store: Store, host: Host, device: Device) -> None:
+def _without_twins(store: Store, host: Host, layout: Layout, device: Device) -> Device:
+    """A stale second entry of the running version would keep it from being blessed, and us from updating."""
+    stale = stale_twins(of_version(device.entries, device.version), host.booted_entry())
+    for entry in stale:
+        store.note(Event.REPAIRED, version=device.version, reason=f"the stale boot entry {entry.path.name} was removed")
+        remove(entry)
+    return inspect(host, layout) if stale else device
+
+
+def _end_trial(store: Store, host: Host, device: Device) -> None:
+    """A version that proved itself may migrate its databases; snapshots nobody can fall back to go."""
+    own = of_version(device.entries, device.version)
+    if len(own) != 1 or not own[0].blessed:
+        return
+    (store.runtime / TRIAL_MARKER).unlink(missing_ok=True)
+    snapshots = Snapshots(host, store.state / "snapshots", ())
+    wanted = {device.standby.version} if device.standby.state is SlotState.STANDBY else set()
+    thinking = thoughts.load(store.state)
+    if not store.record.state.settled or thinking is None or thinking.pending() or snapshots.failed(device.version):
+        wanted.add(device.version)
+    with contextlib.suppress(OSError):  # merely room
+        snapshots.keep(wanted)
+
+
+# -- a candidate ------------------------------------------------------------------------------------------------------
+
+
+def _settle_candidate(store: Store, host: Host, layout: Layout, device: Device) -> None:
     candidate = store.record.candidate
     assert candidate is not None
     own = of_version(device.entries, candidate.version)
     if device.version == candidate.version:
         if len(own) == 1 and own[0].blessed:
-            _commit(store, candidate.version)
+            _commit(store, candidate.version, candidate.security_epoch)
+        elif own and all(entry.spent and (entry.done or 0) > layout.boot.tries for entry in own):
+            _given_up(store, candidate.version)
         else:
             _on_trial(store, host, own)
     elif any(entry.spent for entry in own):
@@ -48,14 +91,21 @@ def _settle_candidate(store: Store, host: Host, device: Device) -> None:
         _still_armed(store, host, own)
 
 
-def _commit(store: Store, version: str) -> None:
+def _commit(store: Store, version: str, security_epoch: int) -> None:
+    save_epoch(store.state, security_epoch)
     store.note(Event.COMMITTED, version=version)
     store.save(
         state=State.COMMITTED,
         candidate=None,
         good_version=version,
+        security_epoch=max(store.record.security_epoch, security_epoch),
         detail=f"{version} proved itself and is the good version",
+        **NOTHING_WAITS,
     )
+
+
+NOTHING_WAITS = {"waited": 0.0, "waited_at": 0.0, "postponed_until": 0.0}
+"""What the record says of postponement when no update waits."""
 
 
 def _on_trial(store: Store, host: Host, own: tuple[Entry, ...]) -> None:
@@ -69,6 +119,14 @@ def _on_trial(store: Store, host: Host, own: tuple[Entry, ...]) -> None:
         detail = f"{version} is on trial, {own[0].left} tries left"
     if store.record.state is not State.TRIAL or store.record.detail != detail:
         store.save(state=State.TRIAL, detail=detail)
+
+
+def _given_up(store: Store, version: str) -> None:
+    """Its tries are over and it was booted all the same: the loader had nothing better. An update is the way out."""
+    reason = "its tries are over, and no other slot boots better"
+    store.put_away(version, reason)
+    store.note(Event.QUARANTINED, version=version, reason=reason)
+    store.save(state=State.QUARANTINED, candidate=None, detail=f"{version} runs, but {reason}", **NOTHING_WAITS)
 
 
 def _rolled_back(store: Store, host: Host, version: str, own: tuple[Entry, ...]) -> None:
@@ -86,6 +144,7 @@ def _rolled_back(store: Store, host: Host, version: str, own: tuple[Entry, ...])
         candidate=None,
         good_version=store.running_version,
         detail=f"{version} failed and was rolled back to {store.running_version}: {reason}",
+        **NOTHING_WAITS,
     )
 
 
@@ -107,21 +166,51 @@ def _still_armed(store: Store, host: Host, own: tuple[Entry, ...]) -> None:
     )
 
 
+# -- no candidate -----------------------------------------------------------------------------------------------------
+
+
 def _settle_running(store: Store, host: Host, device: Device) -> None:
     """No update under way: has the good version been left all the same?"""
     good, running = store.record.good_version, device.version
     own = of_version(device.entries, running)
     if good and good != running and any(entry.spent for entry in of_version(device.entries, good)):
         reason = "it stopped booting after it had been good (its own initrd, or the loader, gave it up)"
-        journal = collect(host, store.failed, good, since_boot="")
-        store.put_away(good, reason)
-        store.note(Event.ROLLED_BACK, version=good, reason=reason, journal=journal)
-        store.note(Event.QUARANTINED, version=good, reason=reason)
-        store.save(
-            state=State.ROLLED_BACK,
-            candidate=None,
-            good_version=running,
-            detail=f"{good} was left for {running}: {reason}",
-        )
+        _left(store, host, good, reason, final=False)
     elif good != running and len(own) == 1 and own[0].blessed:
         store.save(good_version=running)
+
+
+def _left(store: Store, host: Host, version: str, reason: str, *, final: bool) -> None:
+    """A version that was good is not any more."""
+    journal = collect(host, store.failed, version, since_boot="")
+    store.put_away(version, reason, final=final)
+    store.note(Event.ROLLED_BACK, version=version, reason=reason, journal=journal)
+    store.note(Event.QUARANTINED, version=version, reason=reason)
+    store.save(
+        state=State.ROLLED_BACK,
+        candidate=None,
+        good_version=store.running_version,
+        detail=f"{version} was left for {store.running_version}: {reason}",
+        **NOTHING_WAITS,
+    )
+
+
+def _settle_thought(store: Store, host: Host, layout: Layout, device: Device, version: str, thought: Thought) -> None:
+    """A version that turned bad was left for the other slot: has the other one proved itself, or failed as well?"""
+    others = of_version(device.entries, thought.other)
+    if device.version == thought.other:
+        if len(others) == 1 and others[0].blessed:
+            # For good: it would pass its gate again, and turn bad again.
+            _left(store, host, version, f"second thoughts: {thought.reason}", final=True)
+            thoughts.save(store.state, version, thoughts.ended(thought, Stage.OTHER_KEPT))
+        elif store.record.state is not State.TRIAL:
+            store.save(state=State.TRIAL, candidate=None, detail=f"{thought.other} is tried instead of {version}")
+        return
+    if device.version == version and others and not any(entry.spent for entry in others):
+        return  # not tried yet
+    reason = f"{thought.other} {'did not prove itself either' if others else 'is gone'}; {device.version} stays"
+    for entry in others[:1]:  # it was good once, and it is all there is to fall back to
+        rename(entry, blessed_name(layout, thought.other))
+    store.note(Event.SECOND_THOUGHTS, version=version, reason=reason)
+    store.save(state=State.IDLE, candidate=None, detail=reason)
+    thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))

@@ -87,7 +87,8 @@ class Snapshots:
         try:
             home.mkdir(parents=True, exist_ok=True)
             sources = self._sources()
-            self._preflight(sources)
+            if sources:
+                self._preflight(sources)
             kept, skipped = {}, {}
             for path in sources:
                 name = file_name(path)

@@ -29,6 +29,14 @@ class Bytes:
 
 
 @dataclass(frozen=True)
+class Term:
+    """Why a version is put away, and until when it is (None: for good)."""
+
+    reason: str
+    until: float | None = None
+
+
+@dataclass(frozen=True)
 class Status:
     """The whole document. Times are seconds since the epoch (UTC)."""
 
@@ -42,6 +50,13 @@ class Status:
     last_check_at: float | None = None
     last_check_error: str = ""
     order_id: str = ""
+    waiting_orders: tuple[str, ...] = ()
+    """Orders whose turn comes when the present update has ended."""
+    postponed_until: float | None = None
+    security_epoch: int = 0
+    snapshots: tuple[str, ...] = ()
+    """Versions whose databases are kept as they left them."""
+    quarantine: dict[str, Term] = field(default_factory=dict)
     format: int = 1
 
 

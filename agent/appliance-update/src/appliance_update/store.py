@@ -17,6 +17,7 @@ from appliance_update import history, quarantine, record, status
 from appliance_update.device import Device
 from appliance_update.history import Event
 from appliance_update.record import Record, State
+from appliance_update.status import Term
 
 PROGRESS_EVERY = 1.0
 """Seconds between two progress reports in the status file."""
@@ -81,6 +82,9 @@ class Store:
     def load(self) -> None:
         """Read the record; a damaged one is begun anew, and says so."""
         self.record, problem = record.load(self.record_path)
+        self.record = dataclasses.replace(
+            self.record, security_epoch=max(self.record.security_epoch, record.load_epoch(self.state))
+        )
         if problem:
             self.record = dataclasses.replace(self.record, detail=problem)
 
@@ -125,13 +129,24 @@ class Store:
         with contextlib.suppress(OSError):
             (self.state / "last-contact").touch()
 
-    def put_away(self, version: str, reason: str) -> None:
-        """Quarantine a version."""
-        quarantine.add(self.quarantine_path, version, reason, self.now())
+    def answered(self, order_id: str) -> bool:
+        """Whether the history holds the end of an order."""
+        entries, _ = history.read(self.history_path)
+        return any(entry.order_id == order_id and entry.event in history.FINAL for entry in entries)
+
+    def put_away(self, version: str, reason: str, *, attempt: str | None = None, final: bool = False) -> None:
+        """Quarantine a version: one failure an attempt (the present one); `final`: for good."""
+        attempt = self.record.attempt if attempt is None else attempt
+        quarantine.add(self.quarantine_path, version, reason, self._at_least(), attempt=attempt, final=final)
 
     def put_away_versions(self) -> dict[str, str]:
-        """Quarantined versions with their reasons."""
-        return {version: failure.reason for version, failure in quarantine.load(self.quarantine_path).versions.items()}
+        """Versions that are quarantined now, with reason and term."""
+        held = quarantine.held(self.quarantine_path, self._at_least())
+        return {version: failure.sentence() for version, failure in held.items()}
+
+    def _at_least(self) -> float:
+        """The time, which cannot be before what was signed last."""
+        return max(self.now(), self.record.time_floor)
 
     def publish(self, progress: status.Bytes | None = None) -> None:
         """Write status.json. Raises `OSError`."""
@@ -151,7 +166,20 @@ class Store:
             last_check_at=kept.last_check_at,
             last_check_error=kept.last_check_error,
             order_id=kept.order_id,
+            waiting_orders=kept.waiting_orders,
+            postponed_until=kept.postponed_until or None,
+            security_epoch=kept.security_epoch,
+            snapshots=self.snapshots(),
+            quarantine=self._quarantine(),
         )
+
+    def snapshots(self) -> tuple[str, ...]:
+        """Versions whose databases are kept as they were left."""
+        return tuple(sorted(path.parent.name for path in (self.state / "snapshots").glob("*/index.json")))
+
+    def _quarantine(self) -> dict[str, Term]:
+        held = quarantine.held(self.quarantine_path, self._at_least())
+        return {version: Term(failure.reason, failure.until()) for version, failure in held.items()}
 
     def progress(self, done: int, total: int) -> None:
         """Report bytes; the status file is rewritten once a second at most."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from appliance_update import faults, inbox
+from appliance_update import faults, inbox, quarantine
 from appliance_update.choice import Situation, choose
 from appliance_update.clock import trusted_time
 from appliance_update.config import Config
 from appliance_update.device import Device, DeviceError, inspect, refusals
+from appliance_update.entries import of_version
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.install import Installer, InstallError
@@ -23,15 +25,20 @@ from appliance_update.layout import Layout
 from appliance_update.record import State
 from appliance_update.release import Release
 from appliance_update.repository import Catalogue, CheckError, Repository
-from appliance_update.settle import settle
+from appliance_update.settle import NOTHING_WAITS, settle
+from appliance_update.snapshots import SnapshotError, Snapshots
 from appliance_update.store import Store
 from appliance_update.transfer import Transfer, TransferError
+from appliance_update.window import DAY
 
 INHIBITED_FOR = 24 * 3600.0
 """Seconds for which somebody may hold up the reboot into an armed version."""
 
 RESTARTS = 5
 """Reboots into an armed version that the boot loader may ignore (a pinned entry) before we leave it to a person."""
+
+MOST_ORDERS = 16
+"""Orders that may wait for their turn; of more the oldest are forgotten (who gave them asks again)."""
 
 WAITING_FOR_BOOT = (State.ARMED, State.TRIAL)
 """States in which the other slot holds a version that has not proved itself yet."""
@@ -76,6 +83,7 @@ class Updater:
     repository: Repository
     transfer: Transfer
     installer: Installer
+    snapshots: Snapshots
     reboot: Callable[[bool], None]
     """Reboots; its argument says whether others may inhibit it. Raises `OSError` when it does not happen."""
 
@@ -87,10 +95,11 @@ class Updater:
     def run(self) -> tuple[Outcome, str]:
         """What the timer does. Returns the outcome with a sentence. Raises `UpdateError`, `Busy`, `OSError`."""
         with self.store.locked():
-            self._take_requests()
+            requested = self._take_requests()
             device = settle(self.store, self.host, self.layout)
             if device is None:
                 raise UpdateError(self.store.record.detail, Failure.DEVICE)
+            self._turn_to_order(requested)
             if self.store.record.state is State.TRIAL:
                 return Outcome.WAITING, self.store.record.detail
             if self.store.record.state is State.ARMED:
@@ -100,18 +109,37 @@ class Updater:
             candidate = self.fetch()
             if candidate is None:
                 return Outcome.UP_TO_DATE, self.store.record.detail
-            if not self.window_open():
+            if not self.may_go():
                 return self._wait(f"{candidate.version} is ready and waits for the maintenance window")
             self.apply()
             return self.restart()
 
-    def _take_requests(self) -> None:
+    def _take_requests(self) -> set[str]:
+        """Queue the orders somebody asks for. An order that has its answer, or has its turn, is not queued again."""
         requests, refused = inbox.take(self.store.runtime / "requests")
-        self.asked = bool(requests)
-        if requests:
-            self.store.save(order_id=requests[-1].order_id)
         for reason in refused:
             self.store.note(Event.CHECK_FAILED, reason=f"A request was refused: {reason}")
+        kept = self.store.record
+        queue = list(kept.waiting_orders)
+        for order_id in (request.order_id for request in requests):
+            has_turn = kept.order_open and order_id == kept.order_id
+            if order_id not in queue and not has_turn and not self.store.answered(order_id):
+                queue.append(order_id)
+        if tuple(queue) != kept.waiting_orders:
+            self.store.save(waiting_orders=tuple(queue[-MOST_ORDERS:]))
+        return {request.order_id for request in requests}
+
+    def _turn_to_order(self, requested: set[str]) -> None:
+        """One order at a time: the next one's turn comes when the one before has its answer."""
+        kept = self.store.record
+        if kept.order_open and not self.store.answered(kept.order_id):
+            self.asked = kept.order_id in requested
+        elif kept.waiting_orders and (kept.state.settled or not kept.order_id):
+            first, *rest = kept.waiting_orders
+            self.asked = True
+            self.store.save(order_id=first, order_open=True, waiting_orders=tuple(rest))
+        elif kept.state.settled and kept.order_id:
+            self.store.save(order_id="", order_open=False)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -129,12 +157,14 @@ class Updater:
                 self.store.note(Event.CHECK_FAILED, reason=str(error), again=self.asked)
             self.store.save(state=rest, last_check_at=now, last_check_error=str(error), detail=before.detail)
             raise UpdateError(str(error), Failure.CHECK) from error
+        self.store.contact()
         candidate, put_away, detail = self._choose(catalogue)
-        if put_away and self.asked:  # whoever ordered it learns why not
-            self.store.note(Event.QUARANTINED, version=put_away, reason=detail)
-        kept = before.candidate
+        if put_away and self.asked and not self.store.answered(self.store.record.order_id):
+            self.store.note(Event.QUARANTINED, version=put_away, reason=detail)  # whoever ordered it learns why not
+        kept, nothing = before.candidate, {}
         if candidate is None and before.state not in WAITING_FOR_BOOT:
             rest, kept = State.QUARANTINED if put_away else State.IDLE, None
+            nothing = {"order_open": False, **NOTHING_WAITS}
         self.store.save(
             state=rest,
             candidate=kept,
@@ -142,6 +172,7 @@ class Updater:
             last_check_at=now,
             last_check_error="",
             time_floor=max(before.time_floor, catalogue.signed_at),
+            **nothing,
         )
         return candidate
 
@@ -155,13 +186,18 @@ class Updater:
 
     def _choose(self, catalogue: Catalogue) -> tuple[Release | None, str, str]:
         """The release to install; else the version that is offered in vain, if any, and a sentence."""
-        spent = {entry.version for entry in self.store.device.entries if entry.spent} if self.store.device else set()
+        running, now = self.store.running_version, max(self._trusted_now(), catalogue.signed_at)
+        quarantine.mend(self.store.quarantine_path, now)
+        known = quarantine.load(self.store.quarantine_path).versions
+        for entry in self.store.device.entries if self.store.device else ():
+            if entry.spent and entry.version not in known and entry.version != running:
+                self.store.put_away(entry.version, "its tries are spent", attempt="spent")  # the quarantine was lost
         here = Situation(
-            running=self.store.running_version,
-            now=max(self._trusted_now(), catalogue.signed_at),
+            running=running,
+            now=now,
             security_epoch=self.store.record.security_epoch,
             device_id=self.host.machine_id,
-            put_away=dict.fromkeys(spent, "its tries are spent") | self.store.put_away_versions(),
+            put_away=self.store.put_away_versions(),
         )
         chosen = choose(catalogue.releases, catalogue.beyond, here, catalogue.unsuitable)
         return chosen.release, chosen.put_away, chosen.sentence
@@ -183,6 +219,7 @@ class Updater:
             self.transfer.clear()
             return None
         self._refuse_early()
+        self._forget_earlier_try(candidate)
         if before.candidate != candidate or before.state.settled:
             self.store.note(Event.DOWNLOAD_STARTED, version=candidate.version, from_version=self.store.running_version)
         try:
@@ -208,11 +245,15 @@ class Updater:
         self._refuse_early()
         try:
             self.transfer.verify(candidate, lambda _done, _total: None)  # it may have lain here for weeks
-            self.store.save(state=State.STAGING, from_version=self.store.running_version)
+            running = self.store.running_version
+            self.store.save(state=State.STAGING, from_version=running, attempt=uuid.uuid4().hex)
             self.installer.fill_slot(candidate, self.store.progress)
+            # What an earlier life of the candidate left must not come back; what runs now must be able to.
+            self.snapshots.forget(candidate.version)
+            self.snapshots.take(running)
             self.installer.arm(candidate)
             self.store.device = inspect(self.host, self.layout)
-        except (InstallError, TransferError, DeviceError, OSError) as error:
+        except (InstallError, TransferError, SnapshotError, DeviceError, OSError) as error:
             self._failed(candidate, str(error))
             raise UpdateError(str(error), Failure.INSTALL) from error
         self.store.note(Event.INSTALLED, version=candidate.version)
@@ -229,11 +270,13 @@ class Updater:
         """Reboot into the armed candidate, if configuration, window and inhibitors allow it."""
         if not self.config.reboot:
             return Outcome.ARMED, self.store.record.detail
-        if not self.window_open():
+        if not self.may_go():
             return self._wait(f"{self._candidate_version()} is installed and waits for the maintenance window")
         if self.store.record.restarts >= RESTARTS:
             return self._wait(f"{self._candidate_version()} is installed, but {RESTARTS} reboots did not boot it")
         self.store.save(restarts=self.store.record.restarts + 1)
+        with contextlib.suppress(SnapshotError):  # then the one made at arming stands
+            self.snapshots.take(self.store.running_version)
         faults.point("reboot")
         armed_for = self.store.now() - self.store.record.armed_at
         try:
@@ -242,9 +285,28 @@ class Updater:
             return self._wait(f"{self._candidate_version()} is installed; the reboot did not happen: {error}")
         return Outcome.REBOOTING, self.store.record.detail
 
-    def window_open(self) -> bool:
-        """Whether the maintenance window is open, by the best time we have."""
-        return self.config.window.open_at(self._trusted_now())
+    def may_go(self) -> bool:
+        """Whether the device may be rebooted now: the window is open, or was waited for long enough.
+
+        Waiting is counted from run to run, a day at most each time: a clock that jumps must not end it.
+        """
+        window, now, kept = self.config.window, self._trusted_now(), self.store.record
+        if window.open_at(now):
+            return True
+        since = min(max(now - kept.waited_at, 0.0), DAY) if kept.waited_at else 0.0
+        longest, waited = window.maximum_postponement_days * DAY, kept.waited + since
+        version = self._candidate_version()
+        if waited >= longest:
+            days = f"{window.maximum_postponement_days:g} days"
+            reason = f"it has waited {days} for the maintenance window and goes ahead as soon as nobody inhibits it"
+            self.store.save(waited=waited, waited_at=now, postponed_until=0.0)
+            self.store.note(Event.OVERDUE, version=version, reason=reason)
+            return True
+        until = min(window.next_open(now) or now + longest, now + longest - waited)
+        self.store.save(waited=waited, waited_at=now, postponed_until=until)
+        reason = f"it waits for the maintenance window, {window.maximum_postponement_days:g} days at most"
+        self.store.note(Event.POSTPONED, version=version, reason=reason)
+        return False
 
     def mark_bad(self, version: str, reason: str) -> None:
         """Put a version away by hand; an armed one is disarmed. Raises `UpdateError`."""
@@ -254,7 +316,7 @@ class Updater:
             self.installer.disarm(version)
         except (OSError, DeviceError) as error:
             raise UpdateError(f"{version} could not be disarmed: {error}", Failure.DEVICE) from error
-        self.store.put_away(version, reason)
+        self.store.put_away(version, reason, attempt="", final=True)
         self.store.note(Event.QUARANTINED, version=version, reason=reason)
         candidate = self.store.record.candidate
         if candidate and candidate.version == version:
@@ -270,6 +332,16 @@ class Updater:
         if reasons:
             self.store.save(detail="; ".join(reasons))
             raise UpdateError("; ".join(reasons), Failure.DEVICE)
+
+    def _forget_earlier_try(self, candidate: Release) -> None:
+        """A version that failed here and is tried again: its spent entry would tell of a failure that is over."""
+        device = self.store.device
+        if device and any(entry.spent for entry in of_version(device.entries, candidate.version)):
+            try:
+                self.installer.disarm(candidate.version)
+                self.store.device = inspect(self.host, self.layout)
+            except (OSError, DeviceError) as error:
+                raise UpdateError(f"The earlier try of {candidate.version} remains: {error}", Failure.DEVICE) from error
 
     def _resumable(self) -> Release | None:
         """The candidate of an interrupted run, if all of it is fetched: no uplink is needed to go on."""
