@@ -17,7 +17,7 @@ from pathlib import Path
 
 from appliance_release import canary
 from t640 import layout as layouts
-from t640 import toolroot, variants, wheels
+from t640 import lifeline, toolroot, variants, wheels
 from t640.apt import STABLE, system_mirror
 from t640.errors import RigError
 from t640.paths import PACKAGE, REPOSITORY, cache_directory, distributions, locked
@@ -25,12 +25,13 @@ from t640.paths import PACKAGE, REPOSITORY, cache_directory, distributions, lock
 PROJECT = PACKAGE / "mkosi"
 
 PYTHON_PACKAGES = (
+    "curl", "fdisk",
     "gir1.2-glib-2.0", "gpgv", "minisign", "python3-click", "python3-cryptography", "python3-gi", "python3-jinja2",
     "python3-msgspec", "python3-multipart", "python3-nacl", "python3-pydbus", "python3-python-multipart",
     "python3-requests", "python3-rfc8785", "python3-rich", "python3-securesystemslib", "python3-starlette",
     "python3-systemd", "python3-tenacity", "python3-tuf", "python3-uvicorn", "python3-zeroconf", "sqlite-utils",
 )  # fmt: skip
-"""What the appliance's programs need from Debian, beside the base system in mkosi.conf."""
+"""What the appliance's programs need from Debian (the lifeline's come first), beside the base system in mkosi.conf."""
 
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 """The cloud kernel boots a QEMU machine fastest; the generic one has the T640's own drivers."""
@@ -158,6 +159,7 @@ def _command_line(layout: layouts.Layout, recipe: Recipe) -> list[str]:
 
 def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     wheels.install_all(tree)
+    lifeline.install(tree)
     shutil.copytree(REPOSITORY / "image/sysctl.d", tree / "usr/lib/sysctl.d", dirs_exist_ok=True)
     _write_all(tree / "usr/share/appliance-update", {"build-time": f"{int(time.time())}\n"})
     for name, text in layouts.device_definitions(layout).items():

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from t640 import layout as layouts
+from t640 import lifeline
 from t640.clinic.daemons import web_server
 from t640.clinic.network import CLOUD_ADDRESS, UPDATES_NAME
 from t640.errors import RigError
@@ -49,7 +50,7 @@ def recipe(version: str, variant: str = "good", release: str = "trixie", kernel:
     # A bad release is condemned after the gate's deadline, three times over: shorter here than in the field, and still
     # long enough for services under emulation.
     polling = polling.replace("deadline = 240.0", "deadline = 60.0")
-    return Recipe(version, variant, release, kernel, {_ROOT_FILE: root.read_text(), _CONFIG_FILE: polling})
+    return Recipe(version, variant, release, kernel, {_ROOT_FILE: root.read_text(), _CONFIG_FILE: polling} | lifeline.files())
 
 
 class Updates:

@@ -17,6 +17,7 @@ from t640.session import Session, ip
 CLOUD_ADDRESS = "198.51.100.10"
 CENTRAL_NAME = "central.appliance.test"
 UPDATES_NAME = "updates.appliance.test"
+LIFELINE_NAME = "lifeline.appliance.test"
 APPLIANCE_ADDRESS = "10.77.0.50"
 TAP = "tap0"
 
@@ -95,7 +96,7 @@ def start_dhcp(session: Session, network: Network, appliance_mac: str) -> Proces
 def start_names(session: Session, network: Network) -> Process:
     """The cloud's names."""
     options = [f"--listen-address={CLOUD_ADDRESS}", "--bind-interfaces", "--no-hosts"]
-    options += [f"--address=/{name}/{CLOUD_ADDRESS}" for name in (CENTRAL_NAME, UPDATES_NAME)]
+    options += [f"--address=/{name}/{CLOUD_ADDRESS}" for name in (CENTRAL_NAME, UPDATES_NAME, LIFELINE_NAME)]
     return _dnsmasq(session, "names", network.cloud, options)
 
 

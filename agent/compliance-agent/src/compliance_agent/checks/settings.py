@@ -45,8 +45,8 @@ class CheckSettings:
     clock_max_age: Annotated[float, Meta(ge=60, le=2592000)] = 10800.0
     """Longest time since a time server answered, in seconds."""
 
-    listening: tuple[Port, ...] = ("tcp/80", "tcp/443", "udp/68", "udp/546", "udp/5353")
-    """Ports the appliance may serve beyond itself: the portal (80 only redirects), DHCP clients, mDNS."""
+    listening: tuple[Port, ...] = ("tcp/80", "tcp/443", "tcp/8081", "udp/68", "udp/546", "udp/5353")
+    """Ports the appliance may serve beyond itself: the portal (80 only redirects), the status page, DHCP clients, mDNS."""
 
     accounts: tuple[Name, ...] = ()
     """Accounts of people on this box. None in the image: nobody needs one."""
