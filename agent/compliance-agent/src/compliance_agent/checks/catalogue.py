@@ -15,7 +15,9 @@ the checks themselves (`python -m compliance_agent.checks.catalogue > docs/check
 
 A check answers with one of XCCDF's nine verdicts and a reason. What cannot be read is `error` or `unknown`, never a
 pass and never an exemption; `notapplicable` comes only from a rule that the site declared in the `[checks]` table of
-the configuration. A verdict expires: after that it no longer counts as conforming.
+the configuration. A verdict expires: after that it no longer counts as conforming. A check that could not tell looks
+again after 15, 30 and 60 seconds, on facts that root collects anew, before it goes back to its interval: much of what
+cannot be read is a box that is still starting.
 
 *Coverage* says how far the check alone proves the requirement: `automated` wholly, `partial` in part, `human` not at
 all without a person, for whom it only collects. No check here claims to prove a requirement wholly. *R* and *A* mark
