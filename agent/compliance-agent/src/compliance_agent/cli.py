@@ -1,4 +1,4 @@
-"""The command line: `compliance-agent run | check | status | evidence | enrol | collect`."""
+"""The command line: `compliance-agent run | check | status | evidence | enrol | collect | rehearse`."""
 
 from __future__ import annotations
 
@@ -102,6 +102,20 @@ def status(context: click.Context, as_json: bool) -> None:
     from compliance_agent import cli_status
 
     sys.exit(cli_status.status(strict(context), as_json))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def rehearse(context: click.Context, as_json: bool) -> None:
+    """Walk an update order through this release, with this device's configuration, in a scratch directory.
+
+    Nothing real is touched: no request reaches the updater, no evidence is written, nothing is sent. Part of every
+    update's trial, and run once a day. Exit code 0: an update order would be carried out; 1: it would not.
+    """
+    from compliance_agent import cli_rehearse
+
+    sys.exit(cli_rehearse.run(context.obj, as_json))
 
 
 @cli.command()

@@ -141,12 +141,13 @@ class Uplink:
 
     async def _exchange_checkin(self, enrolment: Enrolment, key: PrivateKey) -> CheckInReply:
         reading = self._clock.read()
-        checkin = await in_thread(self._compose, enrolment, reading, deadline=EXCHANGE_DEADLINE, name="compose")
+        checkin = await in_thread(self.compose, enrolment, reading, deadline=EXCHANGE_DEADLINE, name="compose")
         return await in_thread(
             self._way(enrolment, key).check_in, checkin, enrolment, deadline=EXCHANGE_DEADLINE, name="check-in"
         )
 
-    def _compose(self, enrolment: Enrolment, clock: ClockReading) -> CheckIn:
+    def compose(self, enrolment: Enrolment, clock: ClockReading) -> CheckIn:
+        """What the next check-in says. Takes a number of the ledger's."""
         state = self._state
         return CheckIn(
             device_id=enrolment.device_id,
