@@ -414,6 +414,7 @@ def test_the_baseline_tells_what_works_here_and_now(
     fake_systemctl(
         tmp_path, "sshd.service loaded active running\ngetty@tty1.service loaded active running", monkeypatch
     )
+    host.path("/run/systemd/system").mkdir(parents=True)
     net = host.path("/proc/net")
     net.mkdir(parents=True)
     (net / "tcp").write_text("  sl local rem st\n 0: 00000000:01BB 00000000:0000 0A\n 1: 0100007F:C350 0:0 0A\n")

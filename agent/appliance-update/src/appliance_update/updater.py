@@ -18,6 +18,7 @@ from appliance_update.clock import trusted_time
 from appliance_update.config import Config
 from appliance_update.device import Device, DeviceError, inspect, refusals
 from appliance_update.entries import of_version
+from appliance_update.gate import baseline
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.install import Installer, InstallError
@@ -277,6 +278,7 @@ class Updater:
         self.store.save(restarts=self.store.record.restarts + 1)
         with contextlib.suppress(SnapshotError):  # then the one made at arming stands
             self.snapshots.take(self.store.running_version)
+        baseline.record(self.host, self.config)  # what the gate will compare with
         faults.point("reboot")
         armed_for = self.store.now() - self.store.record.armed_at
         try:

@@ -70,8 +70,9 @@ def record(host: Host, config: Config) -> Baseline:
 def look(host: Host, config: Config) -> Baseline:
     """What works now."""
     units: tuple[str, ...] = ()
-    with contextlib.suppress(systemd.NoAnswer):
-        units = systemd.running_services()
+    if host.path("/run/systemd/system").is_dir():  # sd_booted(3)
+        with contextlib.suppress(systemd.NoAnswer):
+            units = systemd.running_services()
     return Baseline(
         at=time.time(),
         version=host.image_version,
