@@ -29,6 +29,12 @@ def at(number: int, **changes: object) -> Situation:
     return replace(Situation(version(number), NOW, device_id="0123456789abcdef" * 2), **changes)  # type: ignore[arg-type]
 
 
+def unreadable(offer: Release) -> Beyond:
+    """What an older updater sees of it."""
+    away = offer.downgrade.from_versions if offer.downgrade else ()
+    return Beyond(offer.version, offer.min_reader, offer.from_versions, away)
+
+
 def chosen(offers: list[Release], here: Situation, beyond: tuple[Beyond, ...] = ()) -> str:
     found = choose(offers, beyond, here).release
     return found.version if found else ""
@@ -39,11 +45,7 @@ def walk(offers: list[Release], start: int, reader: int = 1) -> list[str]:
     here, path = at(start, reader=reader), [version(start)]
     for _ in range(len(offers) + 1):
         readable = [offer for offer in offers if offer.min_reader <= here.reader]
-        beyond = [
-            Beyond(offer.version, offer.min_reader, offer.from_versions)
-            for offer in offers
-            if offer.min_reader > here.reader
-        ]
+        beyond = [unreadable(offer) for offer in offers if offer.min_reader > here.reader]
         found = choose(readable, beyond, here).release
         if found is None:
             return path
@@ -186,6 +188,11 @@ def test_after_a_downgrade_the_withdrawn_version_is_not_taken_again(until: float
     assert chosen([back(3, 5, until=until), release(5)], at(1)) == version(3)
 
 
+def test_a_downgrade_that_this_updater_cannot_read_withdraws_all_the_same() -> None:
+    """Else a device that came back over it would go there again, and back again."""
+    assert chosen([release(5)], at(3), (Beyond(version(3), 2, (), (version(5),)),)) == ""
+
+
 # -- cohorts ----------------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +268,7 @@ SITUATIONS = st.builds(
 @given(offered(), SITUATIONS)
 def test_whatever_is_offered_no_rule_is_ever_broken(offers: list[Release], here: Situation) -> None:
     readable = [offer for offer in offers if offer.min_reader <= 1]
-    beyond = [Beyond(offer.version, offer.min_reader, offer.from_versions) for offer in offers if offer.min_reader > 1]
+    beyond = [unreadable(offer) for offer in offers if offer.min_reader > 1]
     found = choose(readable, beyond, here)
     if found.release is None:
         assert found.sentence

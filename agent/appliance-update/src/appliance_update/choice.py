@@ -64,18 +64,20 @@ def choose(
     `beyond` are releases for it that it cannot read yet; `unsuitable` maps what it cannot use at all to the reason.
     """
     offered = tuple(offers)
+    ahead = tuple(beyond)
     withdrawn = {version for offer in offered if offer.downgrade for version in offer.downgrade.from_versions}
+    withdrawn |= {version for offer in ahead for version in offer.withdraws}
     newer = [offer for offer in offered if version_key(offer.version) > version_key(here.running)]
     reasons = {offer.version: _reason(offer, here, withdrawn) for offer in newer}
     allowed = [offer for offer in newer if not reasons[offer.version]]
     steps = [offer for offer in allowed if _proven(offer.from_versions, here.running)]
     if steps:
-        reach = _reach(allowed, tuple(beyond), here.reader)
+        reach = _reach(allowed, ahead, here.reader)
         return Choice(max(steps, key=lambda step: (reach[step.version], version_key(step.version))))
     back = [offer for offer in offered if _leads_back(offer, here)]
     if back:
         return Choice(max(back, key=lambda offer: version_key(offer.version)))
-    chosen = _why_not(newer, reasons, tuple(beyond), here)
+    chosen = _why_not(newer, reasons, ahead, here)
     if chosen is None and unsuitable:
         path, reason = sorted(unsuitable.items())[-1]
         return Choice(sentence=f"{here.running} is up to date; {path.rpartition('/')[2]} is offered, but {reason}")

@@ -43,11 +43,15 @@ class NeedsReader(Unsuitable):
 
 @dataclass(frozen=True)
 class Beyond:
-    """What is known of a release that this updater cannot apply: enough to find the way to it."""
+    """What is known of a release that this updater cannot apply: enough to find the way to it.
+
+    `withdraws` are the versions that a downgrade to it leads away from.
+    """
 
     version: str
     min_reader: int
     from_versions: tuple[str, ...] = ()
+    withdraws: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -250,9 +254,13 @@ def _readable(custom: dict[str, Any], layout: Layout, device_class: str, flavour
     mine = isinstance(classes, list) and device_class in classes and custom.get("flavour", "") in ("", flavour)
     if not (mine and isinstance(version, str) and layout.valid_version(version)):
         raise Unsuitable(message)
-    proven = custom.get("from_versions", [])
-    listed = tuple(item for item in proven if isinstance(item, str)) if isinstance(proven, list) else ()
-    raise NeedsReader(message, Beyond(version, reader, listed))
+    downgrade = custom.get("downgrade")
+    away = downgrade.get("from") if isinstance(downgrade, dict) else None
+    raise NeedsReader(message, Beyond(version, reader, _texts(custom.get("from_versions")), _texts(away)))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def _artifact(role: Role, written: WrittenRelease, files: dict[str, SignedFile], layout: Layout) -> Artifact:
