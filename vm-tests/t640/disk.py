@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from t640 import layout as layouts
-from t640 import toolroot
+from t640 import recovery, toolroot
 from t640.errors import Missing, RigError
 from t640.image import Artifacts
 from t640.paths import cache_directory
@@ -17,9 +17,12 @@ SIZE = "16G"
 """The T640's smallest flash. The file is sparse."""
 
 
-def assemble(artifacts: Artifacts) -> Path:
-    """The disk a new appliance leaves the bench with: the ESP and slot A. Kept beside the version's files."""
-    disk = artifacts.directory / "disk.raw"
+def assemble(artifacts: Artifacts, rescue: Path | None = None) -> Path:
+    """The disk a new appliance leaves the bench with: the ESP (with a recovery, if `rescue` is one) and slot A.
+
+    Kept beside the version's files.
+    """
+    disk = artifacts.directory / (f"disk-{rescue.parent.name}.raw" if rescue else "disk.raw")
     if disk.exists():
         return disk
     layout = layouts.load()
@@ -34,6 +37,8 @@ def assemble(artifacts: Artifacts) -> Path:
             data_uuid=artifacts.data_uuid,
             verity_uuid=artifacts.verity_uuid,
             loader_conf=toolroot.inside(work / "loader.conf"),
+            recovery=toolroot.inside(rescue) if rescue else None,
+            recovery_version=recovery.version(),
             **files,
         )
         for name, text in layouts.disk_definitions(layout, source).items():

@@ -112,6 +112,8 @@ class SlotSource:
     uki: Path
     loader: Path
     loader_conf: Path
+    recovery: Path | None = None
+    recovery_version: str = ""
 
 
 def disk_definitions(layout: Layout, source: SlotSource) -> dict[str, str]:
@@ -120,6 +122,9 @@ def disk_definitions(layout: Layout, source: SlotSource) -> dict[str, str]:
     uki = f"{esp['uki_directory']}/{esp['uki_first'].replace('@v', source.version)}"
     copies = [f"{source.loader}:{esp['loader']}", f"{source.loader}:{esp['fallback_loader']}",
               f"{source.loader_conf}:{esp['loader_conf']}", f"{source.uki}:{uki}"]  # fmt: skip
+    if source.recovery:
+        name = esp["recovery_first"].replace("@v", source.recovery_version)
+        copies.append(f"{source.recovery}:{esp['uki_directory']}/{name}")
     files = {}
     for partition in layout.raw["partition"]:
         if partition["built"] != "image":

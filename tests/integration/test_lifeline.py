@@ -1,0 +1,124 @@
+"""The lifeline, the demotion of a slot that no longer opens, and the recovery, on the virtual T640 without Python.
+
+One ordered story: each step goes on where the one before ended. Times are patience, not measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from t640 import disk, recovery, releases
+from t640.clinic.network import APPLIANCE_ADDRESS, TAP
+from t640.clinic.site import Clinic
+from t640.hardware import Hardware
+from t640.image import build
+from t640.lifeline import Lifeline
+from t640.machine import Machine
+from t640.paths import REPOSITORY
+from t640.session import open_session
+
+pytestmark = pytest.mark.vm
+
+LONG = 900.0
+FIRST = (REPOSITORY / "VERSION").read_text().strip()
+SECOND = f"{FIRST.rpartition('.')[0]}.{int(FIRST.rpartition('.')[2]) + 1}"
+BROKEN = "/var/lib/appliance-update/updater-broken"
+
+
+@dataclass
+class Story:
+    """What the steps share."""
+
+    clinic: Clinic
+    lifeline: Lifeline
+    machine: Machine
+
+    def page(self) -> str:
+        """The status page, as somebody in the clinic sees it."""
+        return self.clinic.run(["curl", "-sS", "--max-time", "60", f"http://{APPLIANCE_ADDRESS}:8081/"])
+
+    def blessed(self, version: str) -> None:
+        self.machine.wait_until_succeeds(f"ls /boot/EFI/Linux/ /efi/EFI/Linux/ 2>&1 | grep -qx t640_{version}.efi", 600)
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    base = disk.assemble(build(releases.recipe(FIRST)), recovery.build())
+    other = build(releases.recipe(SECOND))
+    with open_session() as session:
+        clinic = Clinic(session, ())
+        lifeline = Lifeline(session, clinic.network.cloud)
+        lifeline.publish(other)
+        machine = Machine(session.work / "appliance", base, Hardware(tap=TAP), clinic.network.clinic)
+        try:
+            yield Story(clinic, lifeline, machine)
+        finally:
+            machine.crash()
+
+
+def test_a_new_appliance_boots_its_slot_and_not_the_recovery(story: Story) -> None:
+    story.machine.start()
+    assert story.machine.wait_for_boot().version == FIRST
+    story.blessed(FIRST)
+    story.machine.succeed("systemctl start appliance-lifeline.service")
+    listed = story.machine.succeed("appliance-slots")
+    print(listed)
+    assert "running" in listed
+    assert "recovery" in listed
+    assert "standing-by" in story.machine.succeed("appliance-lifeline status")
+
+
+def test_without_python_the_status_page_answers_and_the_lifeline_replaces_the_system(story: Story) -> None:
+    machine = story.machine
+    machine.succeed("mount --bind /bin/false $(readlink -f /usr/bin/python3)")
+    machine.fail("python3 -c pass", "appliance-update status")
+    page = story.page()
+    print(page)
+    assert f"t640 {FIRST}" in page
+    assert "<script" not in page
+    assert APPLIANCE_ADDRESS in page
+    machine.succeed(f"echo 'Python does not start' >{BROKEN}", "systemctl start --no-block appliance-lifeline.service")
+    assert machine.wait_for_boot(LONG).version == SECOND
+    assert "t640_" in machine.succeed("ls /boot/EFI/Linux")
+    story.blessed(SECOND)
+    history = machine.succeed("cat /var/lib/appliance-update/history.jsonl")
+    assert "lifeline_installed" in history
+    assert "Python does not start" in history
+
+
+def test_a_blessed_slot_that_no_longer_opens_is_demoted_by_its_own_initrd(story: Story) -> None:
+    machine = story.machine
+    machine.succeed(f"rm -f {BROKEN}")
+    # The superblock of the running slot, through the disk: the partition itself is held by dm-verity.
+    machine.succeed(
+        "set -e; part=$(readlink -f /dev/disk/by-partlabel/t640_" + SECOND + "); name=${part##*/}; "
+        "start=$(cat /sys/class/block/$name/start); disk=$(basename $(dirname $(readlink -f /sys/class/block/$name))); "
+        "dd if=/dev/zero of=/dev/$disk bs=512 seek=$start count=64 conv=fsync,notrunc; sync"
+    )
+    machine.reset()
+    assert machine.wait_for_boot(LONG).version == FIRST
+    assert f"t640_{SECOND}+0-1.efi" in machine.succeed("ls /boot/EFI/Linux")
+    machine.wait_until_succeeds("grep rolled_back /var/lib/appliance-update/history.jsonl", LONG)
+    told = machine.succeed("grep rolled_back /var/lib/appliance-update/history.jsonl")
+    assert SECOND in told
+    assert "stopped booting after it had been good" in told
+
+
+def test_when_both_slots_are_given_up_the_recovery_brings_one_back(story: Story) -> None:
+    machine = story.machine
+    machine.succeed("appliance-slots mark-bad a")  # b was demoted before
+    machine.reboot(LONG)
+    assert "IMAGE_ID=t640-recovery" in machine.succeed("cat /etc/os-release")
+    machine.fail("command -v python3")
+    machine.wait_until_succeeds("ip -4 address show scope global | grep -q inet", 300)
+    page = story.page()
+    print(page)
+    assert "This is the recovery" in page
+    assert SECOND in page
+    # The slot lacks one piece, and that is all that is fetched; then it is tried as ever.
+    assert machine.wait_for_boot(LONG).version == SECOND
+    story.blessed(SECOND)
+    assert "recovery" in machine.succeed("appliance-slots")
