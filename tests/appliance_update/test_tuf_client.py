@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from appliance_update import web
@@ -407,15 +408,15 @@ def test_a_senseless_signing_time_is_no_time(value: object) -> None:
 # -- delegations (releases need none; other repositories have them) ---------------------------------------------------
 
 
-def delegate(site: Site, role: str, path: str) -> None:
+def delegate(site: Site, role: str, path: str, by: str = "targets") -> CryptoSigner:
     key = new_key()
     own = DelegatedRole(role, [key.public_key.keyid], 1, False, paths=[path])
-    if site.targets.delegations is None:
-        site.targets.delegations = Delegations({}, {})
-    site.targets.delegations.keys[key.public_key.keyid] = key.public_key
-    assert site.targets.delegations.roles is not None
-    site.targets.delegations.roles[role] = own
+    above = site.signed[by]
+    above.delegations = above.delegations or Delegations({}, {})
+    above.delegations.keys[key.public_key.keyid] = key.public_key
+    above.delegations.roles[role] = own
     site.signers[role], site.signed[role] = [key], Targets(expires=days(30))
+    return key
 
 
 @pytest.mark.parametrize("role", ["delegated", "?", "#", "/delegated", "../delegated"])
@@ -426,6 +427,20 @@ def test_a_delegated_role_is_walked_under_its_quoted_name(world: World, role: st
     assert world.download("sub/file") == 0
     assert world.fetched() == [b"delegated"]
     assert len(list(world.cache.glob("*.json"))) == 5
+
+
+def test_a_role_that_one_delegator_vouches_for_is_not_vouched_for_by_another(world: World) -> None:
+    """Found by the public conformance suite in python-tuf before 7.0.1, the image's."""
+    for parent, path in (("parent-a", "a/*"), ("parent-b", "b/*")):
+        delegate(world.site, parent, path)
+    right = delegate(world.site, "shared", "a/*", by="parent-a")
+    delegate(world.site, "shared", "b/*", by="parent-b")
+    world.site.signers["shared"] = [right]
+    world.site.add_target("a/file", b"vouched for", "shared")
+    world.site.add_target("b/file", b"not vouched for", "shared")
+    world.site.bump_all()
+    assert world.download("a/file", "b/file") == 1
+    assert world.fetched() == [b"vouched for"]
 
 
 def test_a_delegated_role_signs_only_what_it_was_given(world: World) -> None:

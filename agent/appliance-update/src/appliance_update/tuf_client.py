@@ -97,6 +97,7 @@ class Client:
         updater.target_dir = str(directory)
         for name in names:
             with self._explained(now):
+                _forget_delegations(updater)
                 target = updater.get_targetinfo(name)
                 if target is None:
                     raise CheckError(f"{name}: no role that may sign it has signed it")
@@ -153,6 +154,14 @@ class Client:
                 return
         cached.unlink(missing_ok=True)
         cached.write_bytes(trusted)
+
+
+def _forget_delegations(updater: Updater) -> None:
+    """Look every target up from the top: before 7.0.1 python-tuf took a role one delegator vouches for as all's."""
+    loaded = updater._trusted_set
+    if not hasattr(loaded, "contains"):
+        for role in set(loaded._trusted_set) - {"root", "timestamp", "snapshot", "targets"}:
+            del loaded._trusted_set[role]
 
 
 def signing_time(signed: Any) -> float:
