@@ -49,7 +49,7 @@ def publish(
     with repository.exclusive():
         current = _targets(repository)
         digest, flavour = root_hash(artifacts)
-        _refuse(description, flavour, current, unproven)
+        refuse(description, flavour, releases(current), former(current), unproven=unproven)
         for role in ("targets", "snapshot", "timestamp"):
             repository.signers(role)  # before a gigabyte is compressed
         described, main = [], None
@@ -143,8 +143,10 @@ def _purge(repository: Repository, current: Targets) -> list[Path]:
 # -- what must not be published ---------------------------------------------------------------------------------------
 
 
-def _refuse(description: Description, flavour: str, current: Targets, unproven: bool) -> None:
-    present, gone = releases(current), former(current)
+def refuse(
+    description: Description, flavour: str, present: list[Published], gone: list[Former], *, unproven: bool = False
+) -> None:
+    """See that a release may follow on those that are `present` and those that are `gone`. Raises `PublishError`."""
     everything: list[Published | Former] = [*present, *gone]
     peers = [item for item in everything if set(item.device_classes) & set(description.device_classes)]
     number = checked_version(description.version)
