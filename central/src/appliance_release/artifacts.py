@@ -17,6 +17,7 @@ VERSION = re.compile(r"[0-9]{4}\.[0-9]{1,2}\.[0-9]{1,5}")
 PARTITION = re.compile(
     r"(?P<id>[a-z0-9]+)_(?P<version>[^_+/]+)\.(?P<role>data|verity)\.(?P<uuid>[0-9a-f]{32})\.raw(?P<packed>\.zst)?"
 )
+RECOVERY = re.compile(r"(?P<id>[a-z0-9]+)-recovery_(?P<version>[^_+/]+)\.efi")
 UKI = re.compile(r"(?P<id>[a-z0-9]+)_(?P<version>[^_+/]+)\.efi")
 CHUNK = 1024 * 1024
 
@@ -55,7 +56,10 @@ def checked_version(version: str) -> tuple[int, ...]:
 
 
 def collect(paths: tuple[Path, ...], version: str) -> list[Artifact]:
-    """The data, verity and UKI file of one version among files and directories. Raises `ArtifactError`."""
+    """The data, verity and UKI file of one version among files and directories, and a recovery if one is there.
+
+    Raises `ArtifactError`.
+    """
     checked_version(version)
     files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     found: dict[str, Artifact] = {}
@@ -71,7 +75,7 @@ def collect(paths: tuple[Path, ...], version: str) -> list[Artifact]:
     missing = [role for role in ("verity", "data", "uki") if role not in found]
     if missing:
         raise ArtifactError(f"The {' and the '.join(missing)} of {version} is missing among {len(files)} files")
-    return [found[role] for role in ("verity", "data", "uki")]
+    return [found[role] for role in ("recovery", "verity", "data", "uki") if role in found]
 
 
 def _recognised(path: Path, version: str) -> Artifact | None:
@@ -79,6 +83,8 @@ def _recognised(path: Path, version: str) -> Artifact | None:
     if match and match["version"] == version:
         name = path.name if match["packed"] else f"{path.name}.zst"
         return Artifact(match["role"], name, path, match["uuid"])
+    if RECOVERY.fullmatch(path.name):  # its version is its own
+        return Artifact("recovery", path.name, path)
     match = UKI.fullmatch(path.name)
     return Artifact("uki", path.name, path) if match and match["version"] == version else None
 
@@ -128,7 +134,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
 @contextmanager
 def packed(artifact: Artifact, level: int = 6, report: Report = silent) -> Iterator[tuple[Path, Measured]]:
     """The file to serve (compressed where its published name says so) and its measures. Raises `ArtifactError`."""
-    if artifact.role == "uki" or artifact.path.name.endswith(".zst"):
+    if artifact.role in ("uki", "recovery") or artifact.path.name.endswith(".zst"):
         yield artifact.path, measured(artifact.path, report)
         return
     with tempfile.TemporaryDirectory() as directory:

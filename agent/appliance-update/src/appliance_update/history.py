@@ -36,6 +36,7 @@ class Event(enum.StrEnum):
     GATE_FAILED = "gate_failed"
     REHEARSAL_FAILED = "rehearsal_failed"
     REPAIRED = "repaired"
+    RECOVERY = "recovery"
 
 
 FINAL = (Event.COMMITTED, Event.ROLLED_BACK, Event.QUARANTINED)

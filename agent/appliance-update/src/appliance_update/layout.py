@@ -28,6 +28,7 @@ class Role(enum.StrEnum):
     VERITY = "verity"
     STATE = "state"
     UKI = "uki"
+    RECOVERY = "recovery"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ class Esp:
     uki_first: str
     uki_mode: str
     uki_reserve_mib: int
+    recovery_name: str = ""
+    recovery_counted: tuple[str, ...] = ()
+    recovery_first: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,15 +115,21 @@ class Boot:
 
 @dataclass(frozen=True)
 class ArtifactNames:
-    """File name patterns of the three artifacts."""
+    """File name patterns of the three artifacts, and of the recovery that may travel with them."""
 
     data: str
     verity: str
     uki: str
+    recovery: str = ""
 
     def of(self, role: Role) -> str:
         """The pattern for one role. Raises `KeyError` for a role that has no artifact."""
-        return {Role.DATA: self.data, Role.VERITY: self.verity, Role.UKI: self.uki}[role]
+        return {
+            Role.DATA: self.data,
+            Role.VERITY: self.verity,
+            Role.UKI: self.uki,
+            Role.RECOVERY: self.recovery,
+        }[role]
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ class Release:
     from_versions: tuple[str, ...] = ()
     cohort: Cohort | None = None
     downgrade: Downgrade | None = None
+    recovery: Artifact | None = None
+    """The recovery that travels with it; none of the `artifacts`, since an update does without it (`recovery.py`)."""
 
     def artifact(self, role: Role) -> Artifact:
         """The artifact of one role; `admit` made sure that there is exactly one."""
@@ -229,6 +231,7 @@ def admit(custom: Any, files: dict[str, SignedFile], layout: Layout, device_clas
         from_versions=written.from_versions,
         cohort=written.cohort,
         downgrade=written.downgrade,
+        recovery=_recovery(written, files, layout),
     )
 
 
@@ -296,6 +299,20 @@ def _artifact(role: Role, written: WrittenRelease, files: dict[str, SignedFile],
     )
 
 
+def _recovery(written: WrittenRelease, files: dict[str, SignedFile], layout: Layout) -> Artifact | None:
+    """The recovery, when there is one that this updater can use; an odd one is no reason to refuse a release."""
+    own = [artifact for artifact in written.artifacts if artifact.role == Role.RECOVERY.value]
+    signed = files.get(own[0].target) if len(own) == 1 else None
+    if signed is None or not layout.release.recovery:
+        return None
+    match = compiled(layout.release.recovery).fullmatch(own[0].target.rpartition("/")[2])
+    if match is None or not layout.valid_version(match["version"]) or signed.sha256 != own[0].content_sha256:
+        return None
+    return Artifact(
+        Role.RECOVERY.value, own[0].target, signed.length, signed.sha256, own[0].content_length, own[0].content_sha256
+    )
+
+
 def _chunks(written: WrittenChunks | None, files: dict[str, SignedFile]) -> Chunks | None:
     """The chunk index, when this updater can use it: it only ever saves bytes, so an odd one is left alone."""
     signed = files.get(written.index) if written else None
@@ -304,6 +321,16 @@ def _chunks(written: WrittenChunks | None, files: dict[str, SignedFile]) -> Chun
     if not STORE.fullmatch(written.store) or ".." in written.store.split("/"):
         return None
     return Chunks(written.index, signed.length, signed.sha256, written.store.rstrip("/"), written.format)
+
+
+def installed_chunks(custom: Any, files: dict[str, SignedFile], version: str, role: Role) -> Chunks | None:
+    """The chunk index of one artifact of a version that is installed here already; None when there is none to use."""
+    try:
+        written = convert(custom, WrittenRelease, "its description")
+    except Unreadable:
+        return None
+    own = [artifact for artifact in written.artifacts if artifact.role == role.value]
+    return _chunks(own[0].chunks, files) if written.version == version and len(own) == 1 else None
 
 
 def staged_name(artifact: Artifact, version: str, layout: Layout) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from appliance_update import thoughts
+from appliance_update import recovery, thoughts
 from appliance_update.device import Device, DeviceError, SlotState, inspect
 from appliance_update.entries import Entry, blessed_name, of_version, remove, rename, stale_twins
 from appliance_update.failed_boot import collect, last_gate_failure
@@ -81,6 +81,7 @@ def _settle_candidate(store: Store, host: Host, layout: Layout, device: Device) 
     if device.version == candidate.version:
         if len(own) == 1 and own[0].blessed:
             _commit(store, candidate.version, candidate.security_epoch)
+            recovery.committed(store.state, candidate)
         elif own and all(entry.spent and (entry.done or 0) > layout.boot.tries for entry in own):
             _given_up(store, candidate.version)
         else:

@@ -1,4 +1,4 @@
-"""What a unified kernel image says about itself: its embedded kernel command line.
+"""What a unified kernel image says about itself: its embedded kernel command line, its os-release.
 
 Sources: PE/COFF specification; https://uapi-group.org/specifications/specs/unified_kernel_image/
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-MAX_COMMAND_LINE = 64 * 1024
+MAX_TEXT = 64 * 1024
 
 
 class UkiError(ValueError):
@@ -17,15 +17,20 @@ class UkiError(ValueError):
 
 def command_line(path: Path) -> str:
     """The text of the `.cmdline` section. Raises `UkiError`."""
+    return section(path, ".cmdline")
+
+
+def section(path: Path, name: str) -> str:
+    """The text of a section. Raises `UkiError`."""
     try:
         with path.open("rb") as file:
             start = file.read(4096)
             sections = _sections(start)
-            if ".cmdline" not in sections:
-                raise UkiError("it has no .cmdline section")
-            offset, size = sections[".cmdline"]
-            if size > MAX_COMMAND_LINE:
-                raise UkiError(f"its command line has {size} bytes")
+            if name not in sections:
+                raise UkiError(f"it has no {name} section")
+            offset, size = sections[name]
+            if size > MAX_TEXT:
+                raise UkiError(f"its {name} section has {size} bytes")
             file.seek(offset)
             return file.read(size).rstrip(b"\0").decode("utf-8", "replace").strip()
     except OSError as error:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from appliance_update import faults, inbox, quarantine
+from appliance_update import faults, inbox, quarantine, recovery
 from appliance_update.choice import Situation, choose
 from appliance_update.clock import trusted_time
 from appliance_update.config import Config
@@ -109,11 +109,21 @@ class Updater:
                 return self._up_to_date("No repository is configured")
             candidate = self.fetch()
             if candidate is None:
+                self._refresh_recovery(device)
                 return Outcome.UP_TO_DATE, self.store.record.detail
             if not self.may_go():
                 return self._wait(f"{candidate.version} is ready and waits for the maintenance window")
             self.apply()
             return self.restart()
+
+    def _refresh_recovery(self, device: Device) -> None:
+        """Whatever goes wrong with the recovery is said, tried again next time, and no update's business."""
+        try:
+            done = recovery.refresh(self.store.state, device, self.layout, self.transfer)
+        except (recovery.RecoveryError, OSError) as error:
+            done = str(error)
+        if done:
+            self.store.note(Event.RECOVERY, reason=done)
 
     def _take_requests(self) -> set[str]:
         """Queue the orders somebody asks for. An order that has its answer, or has its turn, is not queued again."""
