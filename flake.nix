@@ -32,6 +32,7 @@
 
       # One derivation a folder of tests/. What drives a browser is left to `make test`.
       pythonTests = lib.genAttrs' [
+        { folder = "appliance_flash"; }
         { folder = "appliance_protocol"; }
         { folder = "appliance_release"; }
         { folder = "appliance_update"; }
@@ -52,6 +53,7 @@
 
       distributions = {
         inherit (pkgs)
+          appliance-flash
           appliance-update
           central-command
           compliance-agent

@@ -15,6 +15,11 @@ final: prev: {
   appliance-update = final.python3Packages.callPackage ./agent/appliance-update/package.nix { };
   central-command = final.python3Packages.callPackage ./central/package.nix { };
 
+  # The technician's program, on a workstation.
+  appliance-flash = final.python3Packages.callPackage ./image/flash/package.nix {
+    inherit (final) bmaptool mtools util-linux zstd;
+  };
+
   # The installer's program; the ISO starts it on its console.
   install-appliance = final.callPackage ./image/installer/package.nix { };
 }

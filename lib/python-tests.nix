@@ -17,6 +17,7 @@ let
       ../pyproject.toml
       ../VERSION
       ../image/layout.toml
+      (fileset.fileFilter (file: !file.hasExt "pyc") ../image/flash)
       (fileset.fileFilter (file: !file.hasExt "pyc") ../agent)
       (fileset.fileFilter (file: !file.hasExt "pyc") ../central)
       (fileset.fileFilter (file: !file.hasExt "pyc") ../tests)
@@ -27,6 +28,7 @@ let
   python = pkgs.python3.withPackages (
     packages:
     map packages.toPythonModule [
+      pkgs.appliance-flash
       pkgs.appliance-update
       pkgs.central-command
       pkgs.compliance-agent
@@ -55,8 +57,11 @@ pkgs.runCommand "tests-${folder}"
   {
     nativeBuildInputs = [
       python
+      pkgs.bmaptool
       pkgs.dbus
+      pkgs.dosfstools
       pkgs.iproute2
+      pkgs.mtools
       pkgs.openssl
       pkgs.procps
       pkgs.systemd

@@ -3,9 +3,10 @@
   stdenvNoCC,
   bash,
   coreutils,
+  diffutils,
+  findutils,
   gnugrep,
   gnused,
-  jq,
   makeWrapper,
   shellcheck-minimal,
   systemd,
@@ -19,7 +20,11 @@ stdenvNoCC.mkDerivation {
 
   src = lib.fileset.toSource {
     root = ./.;
-    fileset = ./install-appliance;
+    fileset = lib.fileset.unions [
+      ./install-appliance
+      ./lib
+      ./machines
+    ];
   };
 
   nativeBuildInputs = [
@@ -31,19 +36,23 @@ stdenvNoCC.mkDerivation {
   doCheck = true;
   checkPhase = ''
     runHook preCheck
-    shellcheck install-appliance
+    shellcheck --external-sources install-appliance lib/*.sh
     runHook postCheck
   '';
 
+  # The program finds its parts beside itself.
   installPhase = ''
     runHook preInstall
-    install -Dm755 install-appliance $out/bin/install-appliance
-    wrapProgram $out/bin/install-appliance --prefix PATH : ${
+    install -Dm755 -t $out/libexec/install-appliance install-appliance
+    install -Dm644 -t $out/libexec/install-appliance machines
+    install -Dm644 -t $out/libexec/install-appliance/lib lib/*.sh
+    makeWrapper $out/libexec/install-appliance/install-appliance $out/bin/install-appliance --prefix PATH : ${
       lib.makeBinPath [
         coreutils
+        diffutils
+        findutils
         gnugrep
         gnused
-        jq
         systemd
         util-linux
         zstd
