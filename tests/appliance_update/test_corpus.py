@@ -1,4 +1,4 @@
-"""The golden corpus: what was ever published stays readable, and every updater ever shipped reads what is published now.
+"""The golden corpus: what was ever published stays readable, and old updaters read what is published now.
 
 Nothing in the corpus is ever changed or removed: devices that were written years ago still hold and meet these files.
 """
