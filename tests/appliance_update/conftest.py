@@ -15,7 +15,9 @@ from appliance_release.repository import Description, Repository
 from appliance_update import faults
 from appliance_update.config import Config, Paths
 from appliance_update.machine import assemble
+from appliance_update.restore import restore
 from appliance_update.updater import Updater
+from appliance_update.watch import Watch
 from tests.appliance_update.simulator import Build, Device, SimulatedSysupdate, make_build, make_device, small_layout
 from tests.appliance_update.web_server import WebServer
 
@@ -80,6 +82,21 @@ class World:
         with updater.store.locked():
             settle(updater.store, updater.host, updater.layout)
         return updater
+
+    def restore(self) -> str:
+        """What appliance-update-restore.service does before the services start."""
+        updater = self.updater()
+        with updater.store.locked():
+            return restore(updater.store, updater.snapshots, self.device.host.image_version)
+
+    def watch(self, **parts: object) -> Watch:
+        """The watch after commit; by default every unit is well, and so is the network."""
+        updater = self.updater()
+        usual: dict[str, object] = {"units": lambda _units: {}, "trouble": lambda: "", "uptime": lambda: 1000.0}
+        return Watch(
+            updater.host, updater.layout, updater.config, updater.store, updater.snapshots, self.rebooted.append,
+            **(usual | parts),  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def events(self) -> list[tuple[str, str]]:
         from appliance_update import history

@@ -322,6 +322,8 @@ def _start(device: Device, version: str, uki: Path, slot: str, counted: bool) ->
             holders.symlink_to(mapper)
     variables = {"LoaderEntrySelected": uki.name, "LoaderDevicePartUUID": str(read_table(device.disk)[0].uuid).upper()}
     if counted:
+        device.runtime.mkdir(parents=True)
+        (device.runtime / "trial").touch()  # appliance-update-trial.service
         variables["LoaderBootCountPath"] = f"\\EFI\\Linux\\{uki.name}"
     directory = root / "sys/firmware/efi/efivars"
     for path in directory.iterdir():

@@ -162,7 +162,7 @@ def test_an_esp_that_cannot_be_listed_is_refused_by_name(world: World, monkeypat
 
     world.publish(V2)
     monkeypatch.setattr("appliance_update.device.entries", damaged)
-    with pytest.raises(UpdateError, match="boot entries on .* cannot be read") as caught:
+    with pytest.raises(UpdateError, match=r"boot entries on .* cannot be read") as caught:
         world.updater().run()
     assert caught.value.failure is Failure.DEVICE
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def unit_root(tmp_path: Path) -> Path:
     """The units as installed, with the programs they name."""
     target = tmp_path / "usr/lib/systemd/system"
     shutil.copytree(HERE / "systemd", target)
-    for program in ("usr/bin/appliance-update", "usr/bin/boot-health", "bin/sh"):
+    programs = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]["scripts"]
+    for program in (*(f"usr/bin/{name}" for name in programs), "bin/sh"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")

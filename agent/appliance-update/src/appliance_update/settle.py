@@ -42,7 +42,7 @@ def settle(store: Store, host: Host, layout: Layout) -> Device | None:
     else:
         _settle_running(store, host, device)
     device = store.device = inspect(host, layout) if pending else device
-    _end_trial(store, host, device)
+    _end_trial(store, host, layout, device)
     store.publish()
     return device
 
@@ -56,12 +56,13 @@ def _without_twins(store: Store, host: Host, layout: Layout, device: Device) -> 
     return inspect(host, layout) if stale else device
 
 
-def _end_trial(store: Store, host: Host, device: Device) -> None:
+def _end_trial(store: Store, host: Host, layout: Layout, device: Device) -> None:
     """A version that proved itself may migrate its databases; snapshots nobody can fall back to go."""
     own = of_version(device.entries, device.version)
     if len(own) != 1 or not own[0].blessed:
         return
     (store.runtime / TRIAL_MARKER).unlink(missing_ok=True)
+    _forgive(store, layout, device)
     snapshots = Snapshots(host, store.state / "snapshots", ())
     wanted = {device.standby.version} if device.standby.state is SlotState.STANDBY else set()
     thinking = thoughts.load(store.state)
@@ -69,6 +70,16 @@ def _end_trial(store: Store, host: Host, device: Device) -> None:
         wanted.add(device.version)
     with contextlib.suppress(OSError):  # merely room
         snapshots.keep(wanted)
+
+
+def _forgive(store: Store, layout: Layout, device: Device) -> None:
+    """The other version was good before, failed as a second thought, and is all there is to fall back to."""
+    known = thoughts.load(store.state)
+    thought = known.versions.get(device.version) if known else None
+    if thought and thought.stage is Stage.CAME_BACK and thought.other not in store.put_away_versions():
+        others = of_version(device.entries, thought.other)
+        if len(others) == 1 and others[0].spent and device.standby.version == thought.other:
+            rename(others[0], blessed_name(layout, thought.other))
 
 
 # -- a candidate ------------------------------------------------------------------------------------------------------
@@ -210,8 +221,6 @@ def _settle_thought(store: Store, host: Host, layout: Layout, device: Device, ve
     if device.version == version and others and not any(entry.spent for entry in others):
         return  # not tried yet
     reason = f"{thought.other} {'did not prove itself either' if others else 'is gone'}; {device.version} stays"
-    for entry in others[:1]:  # it was good once, and it is all there is to fall back to
-        rename(entry, blessed_name(layout, thought.other))
     store.note(Event.SECOND_THOUGHTS, version=version, reason=reason)
     store.save(state=State.IDLE, candidate=None, detail=reason)
     thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))

@@ -31,12 +31,13 @@ class Stage(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Thought:
-    """Why (and when, seconds since the epoch) a version is left for `other`."""
+    """Why (and when, seconds since the epoch) a version is left for `other`; `boot` is the boot that decided it."""
 
     other: str
     reason: str
     at: float
     stage: Stage = Stage.BEGUN
+    boot: str = ""
 
 
 @dataclass(frozen=True)
