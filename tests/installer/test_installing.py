@@ -110,7 +110,7 @@ def test_any_other_answer_than_the_disk_s_name_changes_nothing(medium: Medium, d
     assert first_bytes(disk, 4 * MIB) == before
 
 
-# -- a medium or a disk that is not sound --------------------------------------------------------------------------------
+# -- a medium or a disk that is not sound ------------------------------------------------------------------------------
 
 
 def boots(disk: str) -> bool:

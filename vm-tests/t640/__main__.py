@@ -7,7 +7,7 @@ import sys
 import click
 from rich.console import Console
 
-from t640 import image, releases, variants
+from t640 import image, medium, recovery, releases, variants
 from t640.errors import Missing, RigError
 from t640.run import base_disk
 from t640.run import run as run_everything
@@ -56,6 +56,17 @@ def build(version: str, variant: str, release: str, kernel: str) -> None:
 def disk(image_: str) -> None:
     """Build a disk and print its path."""
     click.echo(base_disk(image_))
+
+
+@main.command()
+@click.argument("version")
+@click.option("--without-recovery", is_flag=True, help="An appliance without a recovery of its own.")
+def installer(version: str, without_recovery: bool) -> None:
+    """Build the installation medium of a version and print its path."""
+    with step(f"Installation medium {version}") as detail:
+        rescue = None if without_recovery else recovery.build(detail=detail)
+        made = medium.build(image.build(releases.recipe(version), detail), rescue, detail)
+    click.echo(made)
 
 
 @main.command()

@@ -17,12 +17,13 @@ SIZE = "16G"
 """The T640's smallest flash. The file is sparse."""
 
 
-def assemble(artifacts: Artifacts, rescue: Path | None = None) -> Path:
+def assemble(artifacts: Artifacts, rescue: Path | None = None, size: str = SIZE) -> Path:
     """The disk a new appliance leaves the bench with: the ESP (with a recovery, if `rescue` is one) and slot A.
 
-    Kept beside the version's files.
+    Kept beside the version's files. `size` is repart's `--size=`; `auto` is no more than the partitions take.
     """
-    disk = artifacts.directory / (f"disk-{rescue.parent.name}.raw" if rescue else "disk.raw")
+    stem = "disk" if size == SIZE else f"disk-{size}"
+    disk = artifacts.directory / (f"{stem}-{rescue.parent.name}.raw" if rescue else f"{stem}.raw")
     if disk.exists():
         return disk
     layout = layouts.load()
@@ -45,7 +46,7 @@ def assemble(artifacts: Artifacts, rescue: Path | None = None) -> Path:
             (definitions / name).write_text(text)
         partial = work / "disk.raw"
         toolroot.run(
-            ["systemd-repart", "--empty=create", f"--size={SIZE}", "--dry-run=no", "--offline=yes", "--seed=random",
+            ["systemd-repart", "--empty=create", f"--size={size}", "--dry-run=no", "--offline=yes", "--seed=random",
              f"--sector-size={layout.raw['image']['sector_size']}", "--definitions", str(toolroot.inside(definitions)),
              str(toolroot.inside(partial))],
         )  # fmt: skip

@@ -26,7 +26,13 @@ class Hardware:
     memory: int = 1536
     cores: int = 2
     storage: str = "nvme"
-    """`nvme` or `sata`; QEMU has no eMMC."""
+    """`nvme` or `sata`, or `none`; QEMU has no eMMC."""
+    medium: Path | None = None
+    """An installation medium that is plugged in, raw; what the machine writes to it stays."""
+    medium_drive: str = "usb"
+    """`usb` (a stick) or `cd`."""
+    product: str = "HP t640 Thin Client"
+    """DMI's product name."""
     tpm: bool = True
     tap: str = ""
     """A tap device in the machine's network namespace; empty: no network."""
@@ -70,12 +76,14 @@ def command_line(hardware: Hardware, work: Path, *, load: str = "") -> list[str]
         "-device", "virtio-rng-pci",
         "-device", "i6300esb", "-action", "watchdog=reset",
         "-qmp", f"unix:{work / 'qmp.sock'},server=on,wait=off",
-        "-chardev", f"file,id=console,path={work / 'console.log'},append=on", "-serial", "chardev:console",
+        "-chardev", f"socket,id=console,path={work / 'console.sock'},server=on,wait=off,"
+        f"logfile={work / 'console.log'},logappend=on", "-serial", "chardev:console",
         "-device", "virtio-serial-pci",
         "-chardev", f"socket,id=rig,path={work / 'rig.sock'},server=on,wait=off",
         "-device", f"virtserialport,chardev=rig,name={guest.PORT}",
     ]  # fmt: skip
-    line += _storage(hardware, work) + _network(hardware) + _identity(hardware) + guest.credentials()
+    line += _storage(hardware, work) + _medium(hardware) + _network(hardware) + _identity(hardware)
+    line += guest.credentials()
     for name, value in hardware.credentials.items():
         line += guest.credential(f"io.systemd.credential:{name}", value)
     if hardware.arguments:
@@ -86,7 +94,19 @@ def command_line(hardware: Hardware, work: Path, *, load: str = "") -> list[str]
     return [*line, "-loadvm", load] if load else line
 
 
+def _medium(hardware: Hardware) -> list[str]:
+    if hardware.medium is None:
+        return []
+    drive = f"if=none,id=medium,format=raw,file={hardware.medium}"
+    if hardware.medium_drive == "cd":
+        drive += ",media=cdrom,readonly=on"
+        return ["-drive", drive, "-device", "ahci,id=tray", "-device", "ide-cd,bus=tray.0,drive=medium,bootindex=1"]
+    return ["-drive", drive, "-device", "qemu-xhci", "-device", "usb-storage,drive=medium,removable=on,bootindex=1"]
+
+
 def _storage(hardware: Hardware, work: Path) -> list[str]:
+    if hardware.storage == "none":
+        return []
     drive = ["-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={work / 'disk.qcow2'}"]
     if hardware.storage == "sata":
         return [*drive, "-device", "ahci,id=sata", "-device", "ide-hd,bus=sata.0,drive=disk,serial=T640DISK"]
@@ -101,7 +121,7 @@ def _network(hardware: Hardware) -> list[str]:
 
 
 def _identity(hardware: Hardware) -> list[str]:
-    system = f"type=1,manufacturer=HP,product=HP t640 Thin Client,serial={hardware.serial},family=103C_53302F HP Thin"
+    system = f"type=1,manufacturer=HP,product={hardware.product},serial={hardware.serial},family=103C_53302F HP Thin"
     return ["-smbios", f"{system},uuid={hardware.uuid}", "-smbios", "type=2,manufacturer=HP,product=8552",
             "-smbios", "type=0,vendor=HP,version=R27 Ver. 01.11.00,uefi=on"]  # fmt: skip
 

@@ -29,9 +29,13 @@ PYTHON_PACKAGES = (
     "gir1.2-glib-2.0", "gpgv", "minisign", "python3-click", "python3-cryptography", "python3-gi", "python3-jinja2",
     "python3-msgspec", "python3-multipart", "python3-nacl", "python3-pydbus", "python3-python-multipart",
     "python3-requests", "python3-rfc8785", "python3-rich", "python3-securesystemslib", "python3-starlette",
-    "python3-systemd", "python3-tenacity", "python3-tuf", "python3-uvicorn", "python3-zeroconf", "sqlite-utils",
+    "python3-systemd", "python3-tenacity", "python3-tuf", "python3-uvicorn", "python3-zeroconf", "python3-zstandard",
+    "sqlite-utils",
 )  # fmt: skip
 """What the appliance's programs need from Debian (the lifeline's come first), beside the base system in mkosi.conf."""
+
+CHUNK_TOOLS = {STABLE: "casync"}
+"""Who puts an artifact together from chunks: casync where it is still packaged, else desync."""
 
 KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 """The cloud kernel boots a QEMU machine fastest; the generic one has the T640's own drivers."""
@@ -68,6 +72,7 @@ def key(recipe: Recipe) -> str:
         PROJECT,
         layouts.LAYOUT_FILE,
         REPOSITORY / "image/sysctl.d",
+        REPOSITORY / "image/seed",
         PACKAGE / "layout.py",
         PACKAGE / "image.py",
         PACKAGE / "variants.py",
@@ -132,7 +137,7 @@ def _stage(recipe: Recipe) -> Path:
     (project / "mkosi.conf.d/50-rig.conf").write_text(
         f"[Distribution]\nMirror={mirror.uri}\n\n"
         f"[Output]\nImageId={layout.image_id}\n\n"
-        "[Content]\nPackages=\n        " + "\n        ".join((*PYTHON_PACKAGES, KERNELS[recipe.kernel])) + "\n"
+        "[Content]\nPackages=\n        " + "\n        ".join(_packages(recipe)) + "\n"
         f"KernelCommandLine={' '.join(_command_line(layout, recipe))}\n"
         f"RemoveFiles={' '.join(variants.get(recipe.variant).removed)}\n\n"
         f"[Build]\nCacheDirectory={prefix}-mkosi.cache\nPackageCacheDirectory={prefix}-mkosi.packages\n"
@@ -150,6 +155,10 @@ def _stage(recipe: Recipe) -> Path:
     return project
 
 
+def _packages(recipe: Recipe) -> list[str]:
+    return [*PYTHON_PACKAGES, CHUNK_TOOLS.get(recipe.release, "desync"), KERNELS[recipe.kernel]]
+
+
 def _command_line(layout: layouts.Layout, recipe: Recipe) -> list[str]:
     arguments = ["console=ttyS0", "quiet", "systemd.show_status=no", "lockdown=integrity", *layout.command_line]
     if recipe.variant == "panic":
@@ -161,6 +170,7 @@ def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     wheels.install_all(tree)
     lifeline.install(tree)
     shutil.copytree(REPOSITORY / "image/sysctl.d", tree / "usr/lib/sysctl.d", dirs_exist_ok=True)
+    _install_seed(tree)
     _write_all(tree / "usr/share/appliance-update", {"build-time": f"{int(time.time())}\n"})
     for name, text in layouts.device_definitions(layout).items():
         _write_all((tree / "usr/lib" / name).parent, {Path(name).name: text})
@@ -168,6 +178,15 @@ def _fill_tree(tree: Path, layout: layouts.Layout, recipe: Recipe) -> None:
     variants.apply(tree, recipe.variant)
     for name, content in recipe.files.items():
         _write_all((tree / name.lstrip("/")).parent, {Path(name).name: content})
+
+
+def _install_seed(tree: Path) -> None:
+    """What takes over the site's settings that a technician left on the boot partition."""
+    seed = REPOSITORY / "image/seed"
+    places = {"appliance-seed": "usr/lib/appliance-seed", "appliance-seed.service": "usr/lib/systemd/system"}
+    for name, place in places.items():
+        (tree / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(seed / name, tree / place / name)
 
 
 def _write_all(folder: Path, files: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ from t640.errors import GuestError, GuestTimeout, RigError
 from t640.guest import Boot, Channel, Result
 from t640.hardware import Hardware
 from t640.processes import Process, wait_for
-from t640.qmp import Qmp
+from t640.qmp import Qmp, connect
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,7 +94,7 @@ class Machine:
         """Switch on (from a snapshot with `load`). Does nothing when it is on."""
         if self.booted:
             return
-        for name in ("qmp.sock", "rig.sock", "tpm.sock"):
+        for name in ("qmp.sock", "rig.sock", "tpm.sock", "console.sock"):
             (self.work / name).unlink(missing_ok=True)
         if self.hardware.tpm:
             self._tpm = Process(hardware.swtpm_command(self.work), log=self.work / "tpm.log")
@@ -347,6 +347,16 @@ class Machine:
             if match:
                 yield match
             time.sleep(0.2)
+
+    def type(self, text: str) -> None:
+        """Type on the serial console."""
+        with contextlib.closing(connect(self.work / "console.sock", 20.0)) as line:
+            line.sendall(text.encode())
+            # Until the machine has taken it in: it echoes what is typed. Then nobody listens again, as before.
+            line.settimeout(1.0)
+            with contextlib.suppress(OSError):
+                while line.recv(4096):
+                    pass
 
     # -- snapshots ------------------------------------------------------------------------------------------------
 
