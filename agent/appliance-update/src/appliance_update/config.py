@@ -65,6 +65,16 @@ class Watch:
 
 
 @dataclass(frozen=True)
+class Fetching:
+    """How releases are fetched."""
+
+    bytes_per_second: float = 0.0
+    """A cap on all that is fetched; 0 is none."""
+    proxy: str = ""
+    """`http://[user:password@]host:port`, for http and https; empty: what the environment's variables say."""
+
+
+@dataclass(frozen=True)
 class Paths:
     """Where things lie. Only NixOS and tests change these."""
 
@@ -89,6 +99,7 @@ class Config:
     gate: Gate = field(default_factory=Gate)
     snapshot: Snapshot = field(default_factory=Snapshot)
     watch: Watch = field(default_factory=Watch)
+    transfer: Fetching = field(default_factory=Fetching)
     paths: Paths = field(default_factory=Paths)
 
 

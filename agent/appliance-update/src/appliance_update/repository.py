@@ -12,15 +12,17 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Targets  # type: ignore[attr-defined]
 
 from appliance_update import faults
-from appliance_update.layout import Layout
+from appliance_update.layout import Layout, Role
 from appliance_update.release import (
     CUSTOM_KEY,
     Beyond,
+    Chunks,
     NeedsReader,
     Release,
     SignedFile,
     Unsuitable,
     admit,
+    installed_chunks,
     version_key,
 )
 from appliance_update.tuf_client import CheckError, Client
@@ -66,6 +68,20 @@ class Repository:
         faults.point("tuf:refreshed")
         return self._catalogue(layout, device_class, flavour, tuf.signed_at())
 
+    def chunks_of(self, version: str, role: Role) -> Chunks | None:
+        """The chunk index of a version in the verified metadata at hand, for whoever has that version installed."""
+        try:
+            targets = Metadata[Targets].from_file(str(self.cache / "targets.json")).signed
+        except (RepositoryError, StorageError, OSError, ValueError):
+            return None
+        files = signed_files(targets)
+        for target in targets.targets.values():
+            custom = target.custom if isinstance(target.custom, dict) else {}
+            found = installed_chunks(custom.get(CUSTOM_KEY), files, version, role)
+            if found is not None:
+                return found
+        return None
+
     def _tuf(self) -> Client:
         try:
             trusted = self.trusted_root.read_bytes()
@@ -82,11 +98,7 @@ class Repository:
             targets = Metadata[Targets].from_file(str(self.cache / "targets.json")).signed
         except (RepositoryError, StorageError, OSError, ValueError) as error:
             raise CheckError(f"The metadata cache {self.cache} cannot be read back: {error}") from error
-        files = {
-            path: SignedFile(target.length, target.hashes["sha256"])
-            for path, target in targets.targets.items()
-            if "sha256" in target.hashes
-        }
+        files = signed_files(targets)
         admitted: dict[str, Release] = {}
         beyond, unsuitable = [], {}
         for path, target in targets.targets.items():
@@ -102,6 +114,15 @@ class Repository:
                 unsuitable[path] = str(error)
         releases = _unambiguous(admitted, unsuitable)
         return Catalogue(releases, unsuitable, signed_at, tuple(beyond))
+
+
+def signed_files(targets: Targets) -> dict[str, SignedFile]:
+    """Every signed target by path; one without SHA-256 is none for us."""
+    return {
+        path: SignedFile(target.length, target.hashes["sha256"])
+        for path, target in targets.targets.items()
+        if "sha256" in target.hashes
+    }
 
 
 def _unambiguous(admitted: dict[str, Release], unsuitable: dict[str, str]) -> tuple[Release, ...]:

@@ -1,13 +1,14 @@
-"""Fetching the artifacts of a release: resumable, checked before the first byte, verified after the last.
+"""Bringing the artifacts of a release into the staging directory: verified, and with as few bytes as can be.
 
-Partial files are named by the hash of what they will be, so that a partial file can never be continued with
-something else, and a download that was cut goes on where it stopped, whenever that is.
+An artifact with a chunk index is put together from what both slots hold and the chunks that they do not
+(`appliance_update.chunks`); any other one, and whenever that does not work out, is fetched whole. Partial files are
+named by the hash of what they will be, so that a partial file can never be continued with something else.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import shutil
 import subprocess
 import time
@@ -16,29 +17,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import requests
-
 from appliance_update import faults
+from appliance_update.chunk_tool import ChunkTool, find_tool
+from appliance_update.chunks import NoReuse, Reuse
+from appliance_update.chunks import Store as ChunkStore
+from appliance_update.device import Device
+from appliance_update.download import (
+    BLOCK,
+    RESERVE,
+    Download,
+    File,
+    NoSpace,
+    TransferError,
+    disk_error,
+    flush,
+    hash_file,
+    mib,
+)
 from appliance_update.files import flush_directory
 from appliance_update.layout import Layout, Role
 from appliance_update.release import Artifact, Release, staged_name
 from appliance_update.repository import Repository
-from appliance_update.web import CHUNK, CaptivePortal, WebError, looks_like_page, opened
+from appliance_update.seeds import Installed
 
-RESERVE = 64 * 1024 * 1024
-"""Bytes that stay free on the state partition whatever is fetched: evidence comes first."""
-BLOCK = 1024 * 1024
-FLUSH_EVERY = 32 * 1024 * 1024
-ATTEMPTS = 5
-
-
-class TransferError(RuntimeError):
-    """An artifact that could not be fetched or is not what was signed; the message names it and the reason."""
-
-
-class NoSpace(TransferError):
-    """There is not enough room; nothing was fetched."""
-
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -46,13 +48,28 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Transfer:
-    """Where artifacts are fetched to (`downloads`), and where they lie verified (`staging`)."""
+    """Where artifacts are fetched to (`downloads`), and where they lie verified (`staging`).
+
+    Without `installed` nothing is known of this device's slots, and every artifact is fetched whole.
+    """
 
     repository: Repository
     layout: Layout
     downloads: Path
     staging: Path
     pause: Callable[[float], None] = time.sleep
+    installed: Installed | None = None
+    find_tool: Callable[[], ChunkTool | None] = find_tool
+
+    @property
+    def download(self) -> Download:
+        """Whole files."""
+        return Download(self.repository.client, self.downloads, self.pause)
+
+    @property
+    def chunk_store(self) -> ChunkStore:
+        """Chunks that were fetched and not used yet."""
+        return ChunkStore(self.downloads / "chunks")
 
     def staged(self, release: Release, artifact: Artifact) -> Path:
         """The verified file of an artifact, whether it is there or not."""
@@ -61,119 +78,94 @@ class Transfer:
     def tidy(self, release: Release) -> None:
         """Remove what belongs to other releases than this one."""
         wanted = {f"{artifact.sha256}.part" for artifact in release.artifacts}
+        wanted |= {f"{artifact.chunks.sha256}.part" for artifact in release.artifacts if artifact.chunks}
         wanted |= {self.staged(release, artifact).name for artifact in release.artifacts}
         for directory in (self.downloads, self.staging):
             for path in directory.iterdir() if directory.is_dir() else ():
                 if path.name not in wanted and path.is_file():
                     faults.point(f"tidy:{path.name}")
                     path.unlink(missing_ok=True)
+        if self.installed is not None:
+            if not (self.installed.indexes.directory / release.version).is_dir():
+                self.chunk_store.clear()  # another release's
+            self.installed.indexes.forget_all_but({release.version, *self.installed.versions()})
 
     def clear(self) -> None:
-        """Remove everything fetched."""
+        """Remove everything fetched; the indexes of what is installed stay."""
         for directory in (self.downloads, self.staging):
             shutil.rmtree(directory, ignore_errors=True)
 
+    # -- room ---------------------------------------------------------------------------------------------------------
+
     def preflight(self, release: Release) -> None:
-        """See that the state partition can take the release at its peak. Raises `NoSpace` before the first byte."""
+        """See that state partition, slot and ESP can take the release at its peak, before the first byte.
+
+        The peak is the whole artifacts' way: every file unpacked, and the largest one packed beside it; that of chunks
+        is lower. Raises `NoSpace`.
+        """
         self.downloads.mkdir(parents=True, exist_ok=True)
         self.staging.mkdir(parents=True, exist_ok=True)
+        self._see_state(release)
+        device = self.installed.device() if self.installed else None
+        roles = {artifact.role for artifact in release.artifacts}
+        if device is not None and roles >= {Role.DATA.value, Role.VERITY.value, Role.UKI.value}:
+            see_slot(device, release)
+            freed = sum(entry.path.stat().st_size for entry in device.entries if entry.version != device.version)
+            esp_preflight(device.esp, release, self.layout, freed)
+
+    def _see_state(self, release: Release) -> None:
         needed = biggest = 0
         for artifact in release.artifacts:
             if self.staged(release, artifact).exists():
                 continue
-            part = self.downloads / f"{artifact.sha256}.part"
-            needed += artifact.content_length
-            biggest = max(biggest, artifact.length - (part.stat().st_size if part.exists() else 0))
+            needed += artifact.content_length + (artifact.chunks.length if artifact.chunks else 0)
+            biggest = max(biggest, artifact.length - self.download.have(artifact.sha256))
         if not needed:
             return
+        needed += biggest + RESERVE
         free = shutil.disk_usage(self.downloads).free
-        if free < needed + biggest + RESERVE:
-            raise NoSpace(
-                f"Release {release.version} needs {_mib(needed + biggest + RESERVE)} on {self.downloads}, "
-                f"{_mib(free)} are free; make room there (old evidence is pruned daily by itself)"
-            )
+        if free >= needed:
+            return
+        if free < RESERVE:
+            self.clear()  # evidence comes first
+        raise NoSpace(
+            f"Release {release.version} needs {mib(needed)} on {self.downloads}, "
+            f"{mib(free)} are free; make room there (old evidence is pruned daily by itself)"
+        )
+
+    # -- fetching -----------------------------------------------------------------------------------------------------
 
     def fetch(self, release: Release, progress: Progress) -> None:
         """Fetch whatever is not there yet. Raises `TransferError`."""
         total, done = release.download_size, 0
         for artifact in release.artifacts:
-            if not self.staged(release, artifact).exists():
-                base = done
-                self._fetch_one(artifact, lambda count, base=base: progress(base + count, total))  # type: ignore[misc]
+            base = done
+
+            def report(count: int, base: int = base) -> None:
+                progress(base + count, total)
+
+            if not self.staged(release, artifact).exists() and not self._reused(release, artifact, report):
+                self._fetch_whole(artifact, report)
             done += artifact.length
             progress(done, total)
+        self.chunk_store.clear()
 
-    def _fetch_one(self, artifact: Artifact, progress: Callable[[int], None]) -> None:
-        part = self.downloads / f"{artifact.sha256}.part"
-        failures = best = 0
-        while True:
-            before = part.stat().st_size if part.exists() else 0
-            best = max(best, before)
-            if before == artifact.length:
-                return  # whole; `verify` says whether it is right
-            try:
-                self._continue(artifact, part, progress)
-                return
-            except CaptivePortal as error:
-                raise TransferError(str(error)) from error
-            except WebError as error:
-                after = part.stat().st_size if part.exists() else 0
-                # A flapping link that gets further is good enough; one that only gets as far as before is not, else a
-                # file that is too short on the server would be fetched for ever.
-                failures = 0 if after > best else failures + 1
-                if failures >= ATTEMPTS:
-                    raise TransferError(f"{artifact.target}: {error} ({failures} attempts without progress)") from error
-                self.pause(min(2.0**failures, 30.0))
-            except OSError as error:
-                raise TransferError(f"{artifact.target}: {part} cannot be written: {error.strerror}") from error
+    def _reused(self, release: Release, artifact: Artifact, report: Callable[[int], None]) -> bool:
+        """Whether the artifact could be put together from chunks; it is staged then."""
+        if self.installed is None or artifact.chunks is None:
+            return False
+        reuse = Reuse(self.repository, self.download, self.installed, self.chunk_store, self.find_tool)
+        try:
+            reuse.fetch(release, artifact, self.staged(release, artifact), report)
+        except NoReuse as reason:
+            log.warning("%s of %s is fetched whole: %s", artifact.role, release.version, reason)
+            self.chunk_store.clear()
+            return False
+        return True
 
-    def _continue(self, artifact: Artifact, part: Path, progress: Callable[[int], None]) -> None:
-        have = part.stat().st_size if part.exists() else 0
-        if have > artifact.length:
-            part.unlink()
-            have = 0
+    def _fetch_whole(self, artifact: Artifact, report: Callable[[int], None]) -> None:
         url = self.repository.target_url(artifact.target, artifact.sha256)
-        with opened(self.repository.client, url, have) as response:
-            if response.status_code == 416:  # the file is not what we began with; begin again
-                part.unlink(missing_ok=True)
-                raise WebError(f"{url}: the server does not continue at byte {have}")
-            if have and response.status_code == 206 and not _continues_at(response, have):
-                part.unlink()  # a confused server or proxy; begin again without asking for a part
-                raise WebError(f"{url}: asked to continue at byte {have}, the server sent another part")
-            if have and response.status_code != 206:
-                have = 0  # the server ignored Range and sends the whole file
-            with part.open("r+b" if have else "wb") as file:
-                file.seek(have)
-                file.truncate()
-                self._receive(response, artifact, file, have, progress)
-        faults.point(f"fetched:{artifact.role}")
-
-    def _receive(
-        self,
-        response: requests.Response,
-        artifact: Artifact,
-        file: BinaryIO,
-        have: int,
-        progress: Callable[[int], None],
-    ) -> None:
-        unflushed = 0
-        for chunk in response.iter_content(CHUNK):
-            if not have and looks_like_page(chunk, ""):
-                raise CaptivePortal(f"{response.url}: a web page came back instead of the file: a captive portal?")
-            if have + len(chunk) > artifact.length:
-                raise TransferError(f"{artifact.target}: the server sends more than the {artifact.length} bytes signed")
-            faults.point(f"chunk:{artifact.role}")
-            file.write(chunk)
-            have, unflushed = have + len(chunk), unflushed + len(chunk)
-            if unflushed >= FLUSH_EVERY:
-                file.flush()
-                os.fsync(file.fileno())
-                unflushed = 0
-            progress(have)
-        file.flush()
-        os.fsync(file.fileno())
-        if have < artifact.length:
-            raise WebError(f"{response.url}: the connection ended after {have} of {artifact.length} bytes")
+        self.download.fetch(File(url, artifact.target, artifact.length, artifact.sha256, artifact.role), report)
 
     # -- verification -------------------------------------------------------------------------------------------------
 
@@ -199,7 +191,7 @@ class Transfer:
             done += artifact.content_length
 
     def _verify_one(self, artifact: Artifact, final: Path, report: Callable[[int], None]) -> None:
-        part = self.downloads / f"{artifact.sha256}.part"
+        part = self.download.part(artifact.sha256)
         if not part.exists():
             raise TransferError(f"{artifact.target} is not there; fetch it first")
         faults.point(f"verify:{artifact.role}")
@@ -211,7 +203,7 @@ class Transfer:
             found = _unpack(part, unpacked, artifact, report)
         except OSError as error:
             unpacked.unlink(missing_ok=True)
-            raise TransferError(f"{unpacked} cannot be written: {error.strerror or error}") from error
+            raise disk_error(error, artifact.target, unpacked) from error
         if found != (artifact.content_sha256, artifact.content_length):
             unpacked.unlink(missing_ok=True)
             part.unlink()
@@ -221,17 +213,6 @@ class Transfer:
         flush_directory(final.parent)
         faults.point(f"staged:{artifact.role}")
         part.unlink()
-
-
-def hash_file(path: Path, report: Callable[[int], None]) -> tuple[str, int]:
-    """SHA-256 and length of a file. Raises `OSError`."""
-    digest, length = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(BLOCK):
-            digest.update(chunk)
-            length += len(chunk)
-            report(length)
-    return digest.hexdigest(), length
 
 
 def _unpack(source: Path, target: Path, artifact: Artifact, report: Callable[[int], None]) -> tuple[str, int]:
@@ -263,17 +244,19 @@ def _pour(source: object, file: BinaryIO, limit: int, report: Callable[[int], No
             file.write(chunk)
         report(length)
     file.truncate(length)
-    file.flush()
-    os.fsync(file.fileno())
+    flush(file)
     return digest.hexdigest(), length
 
 
-def _continues_at(response: requests.Response, offset: int) -> bool:
-    return response.headers.get("Content-Range", "").strip().lower().startswith(f"bytes {offset}-")
-
-
-def _mib(count: int) -> str:
-    return f"{count / 1048576:.0f} MiB"
+def see_slot(device: Device, release: Release) -> None:
+    """See that the standby slot's partitions can take what will be written into them. Raises `NoSpace`."""
+    for role, part in ((Role.DATA, device.standby.data), (Role.VERITY, device.standby.verity)):
+        needed = release.artifact(role).content_length
+        if part.size < needed:
+            raise NoSpace(
+                f"Slot {device.standby.name} has {part.size} bytes for {role.value}, release {release.version} needs "
+                f"{needed}: this disk was partitioned smaller than its description says"
+            )
 
 
 def esp_preflight(esp: Path, release: Release, layout: Layout, freed: int) -> None:
@@ -282,6 +265,9 @@ def esp_preflight(esp: Path, release: Release, layout: Layout, freed: int) -> No
     needed = release.artifact(Role.UKI).content_length + layout.esp.uki_reserve_mib * 1024 * 1024
     if free < needed:
         raise NoSpace(
-            f"The ESP at {esp} has room for {_mib(free)}, the new kernel image needs {_mib(needed)}; "
+            f"The ESP at {esp} has room for {mib(free)}, the new kernel image needs {mib(needed)}; "
             "remove what does not belong there (only this image's UKIs, the loader and its settings do)"
         )
+
+
+__all__ = ["RESERVE", "NoSpace", "Progress", "Transfer", "TransferError", "esp_preflight", "hash_file", "see_slot"]
