@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Targets
 
 from appliance_release import keys
+from appliance_release.publishing import amend
 from appliance_release.repository import Repository
+from appliance_release.rotation import rotate
+from appliance_update.release import CUSTOM_KEY
 from appliance_update.updater import Failure, Outcome, UpdateError
 from tests.appliance_update.conftest import V1, V2, V3, World
 from tests.appliance_update.simulator import boot, make_build
@@ -127,33 +130,25 @@ def test_targets_of_another_moment_do_not_fit_the_snapshot(world: World) -> None
     refused(world, "not to be trusted")
 
 
-def rotate_root(world: World) -> None:
-    """A new root key, signed by the old and the new one."""
-    path = sorted(metadata(world).glob("*.root.json"), key=lambda item: int(item.name.split(".")[0]))[-1]
-    current = Metadata[Root].from_file(str(path))
-    old_signer = keys.signer(world.publisher.keys, "root")
-    place = world.directory / f"keys-{current.signed.version + 1}"
-    shutil.copytree(world.publisher.keys, place)
-    (place / "offline/root.pem").unlink()
-    from securesystemslib.signer import CryptoSigner
-
-    fresh = CryptoSigner.generate_ed25519()
-    (place / "offline/root.pem").write_bytes(fresh.private_bytes)
-    root = current.signed
-    for key_id in list(root.roles["root"].keyids):
-        root.revoke_key(key_id, "root")
-    root.add_key(fresh.public_key, "root")
-    root.version += 1
-    changed = Metadata(root)
-    changed.sign(old_signer)
-    changed.sign(fresh, append=True)
-    (metadata(world) / f"{root.version}.root.json").write_bytes(changed.to_bytes())
-    world.publisher = replace(world.publisher, keys=place)
+def rotated(world: World, tmp_path: Path, *roles: str) -> None:
+    """New keys by the publisher's own command; the world's other devices keep the old ones out of it."""
+    own = tmp_path / "keys"
+    if not own.exists():
+        shutil.copytree(world.publisher.keys, own)
+        world.publisher = replace(world.publisher, keys=own)
+    for role in roles:
+        rotate(world.publisher, role)
 
 
-def test_a_device_that_slept_through_several_root_rotations_follows_them_all(world: World) -> None:
-    for _ in range(5):
-        rotate_root(world)
+def test_a_device_that_slept_through_several_root_rotations_follows_them_all(world: World, tmp_path: Path) -> None:
+    rotated(world, tmp_path, *["root"] * 5)
+    world.publish(V2)
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+def test_a_device_that_slept_through_rotations_of_every_role_follows_them(world: World, tmp_path: Path) -> None:
+    world.updater().run()
+    rotated(world, tmp_path, "targets", "timestamp", "root", "snapshot", "targets", "root", "timestamp")
     world.publish(V2)
     assert world.updater().run()[0] is Outcome.REBOOTING
 
@@ -197,6 +192,84 @@ def test_a_release_that_needs_a_newer_updater_is_passed_over_for_a_stepping_ston
     world.publish(V2)
     world.publish(V3, min_reader=99)
     assert world.updater().run()[1].startswith(V2)
+
+
+def signed_anew(world: World, change: Callable[[Targets], None]) -> None:
+    """What the publisher would never write, signed by its keys all the same."""
+    current = world.publisher.load("targets").signed
+    change(current)
+    current.version += 1
+    world.publisher.sign_targets(current)
+
+
+def described(current: Targets, version: str) -> dict[str, Any]:
+    found = [target.custom[CUSTOM_KEY] for target in current.targets.values() if target.custom]
+    return next(custom for custom in found if custom["version"] == version)
+
+
+SENSELESS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "10 MB of notes": lambda custom: custom.update(notes="x" * 10_000_000),
+    "10 MB of unknown": lambda custom: custom.update(new={"y" * 100: ["z" * 100] * 100_000}),
+    "a list": lambda custom: custom.update(version=["2026.11.10"]),
+    "a truncated list": lambda custom: custom.update(artifacts=custom["artifacts"][:1]),
+    "a truncated hash": lambda custom: custom.update(root_hash=custom["root_hash"][:40]),
+    "a string for a number": lambda custom: custom.update(min_reader="1"),
+    "a wrong cohort": lambda custom: custom.update(cohort={"percent": "all"}),
+    "a wrong downgrade": lambda custom: custom.update(downgrade={"from": "everything", "until": 1}),
+    "no class": lambda custom: custom.update(device_classes=[]),
+    "nothing": lambda custom: custom.clear(),
+}
+
+
+@pytest.mark.parametrize("change", SENSELESS.values(), ids=SENSELESS)
+def test_a_senseless_description_is_refused_and_another_release_of_the_catalogue_is_taken(
+    world: World, change: Callable[[dict[str, Any]], object]
+) -> None:
+    world.publish(V2)
+    world.publish(V3)
+    signed_anew(world, lambda current: change(described(current, V3)) and None)
+    updater = world.updater()
+    assert updater.run()[1].startswith(V2)
+    catalogue = updater.repository.refresh(updater.layout, "t640", "standin", time.time())
+    assert len(catalogue.unsuitable) == 1
+    assert all(len(reason) < 400 for reason in catalogue.unsuitable.values())
+
+
+def test_targets_metadata_without_end_is_refused_and_the_device_lives_on(world: World) -> None:
+    world.publish(V2)
+    signed_anew(world, lambda current: current.unrecognized_fields.update(pad="x" * 17_000_000))
+    refused(world, "16777216")
+    signed_anew(world, lambda current: current.unrecognized_fields.pop("pad"))
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+def test_of_two_descriptions_of_one_version_neither_is_believed(world: World) -> None:
+    world.publish(V2)
+    world.publish(V3)
+    signed_anew(world, lambda current: described(current, V3).update(described(current, V2)))
+    outcome, sentence = world.updater().run()
+    assert outcome is Outcome.UP_TO_DATE
+    assert "described 2 times" in sentence
+
+
+def test_a_lower_security_epoch_than_this_device_committed_is_refused(world: World) -> None:
+    world.publish(V2, security_epoch=1)
+    updater = world.updater()
+    with updater.store.locked():
+        updater.store.save(security_epoch=2)
+    outcome, sentence = world.updater().run()
+    assert outcome is Outcome.UP_TO_DATE
+    assert "security epoch 1 is lower than 2" in sentence
+    assert world.device.writes == 0
+
+
+def test_a_rollout_comes_to_a_device_by_its_machine_id_alone(world: World) -> None:
+    (world.device.root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    world.publish(V2, cohort=53)  # the device stands at 53 of 0 to 99 for this salt
+    assert "rollout has not come" in world.updater().run()[1]
+    amend(world.publisher, V2, "t640", cohort=54)
+    assert world.updater().run()[0] is Outcome.REBOOTING
+    assert not any("0123456789abcdef" in path for path, _ in world.server.requests)
 
 
 def test_an_older_release_is_never_installed_over_a_newer_one(world: World) -> None:

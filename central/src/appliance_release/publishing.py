@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tuf.api.metadata import TargetFile, Targets  # type: ignore[attr-defined]
 
 from appliance_release.artifacts import Artifact, Measured, checked_version, measured, packed, root_hash, unpacked
+from appliance_release.chunks import chunk_ids, make_index
 from appliance_release.releases import (
     CUSTOM_KEY,
     Description,
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 CHUNK_STORE = "chunks"
 """Where all chunks lie, below the directory of targets: one store, so that versions share them."""
+
+CHUNKED = ("verity", "data", "uki")
+"""The artifacts that get an index: a device has their predecessors."""
 
 
 def publish(
@@ -127,14 +130,14 @@ def revoke(
 
 
 def _purge(repository: Repository, current: Targets) -> list[Path]:
-    """Delete the files that no present target names; chunks stay, for versions share them."""
+    """Delete the files and chunks that no present target names."""
     wanted = {_place(repository, path, target.hashes["sha256"]) for path, target in current.targets.items()}
     store = repository.targets / CHUNK_STORE
-    gone = [
-        path
-        for path in sorted(repository.targets.rglob("*"))
-        if path.is_file() and store not in path.parents and path not in wanted
-    ]
+    for release in releases(current):
+        for index in release.indexes:
+            place = _place(repository, index, current.targets[index].hashes["sha256"])
+            wanted |= {store / chunk[:4] / f"{chunk}.cacnk" for chunk in chunk_ids(place)}
+    gone = [path for path in sorted(repository.targets.rglob("*")) if path.is_file() and path not in wanted]
     for path in gone:
         path.unlink()
     return gone
@@ -196,14 +199,13 @@ def _add(
     with packed(artifact, level, repository.report) as (file, sizes):
         target = _place_file(repository, current, path, file, sizes)
     entry = written_artifact(artifact, path, sizes)
-    if chunks:
+    if chunks and artifact.role in CHUNKED:
         entry["chunks"] = _index(repository, current, folder, artifact)
     return entry, target
 
 
 def _index(repository: Repository, current: Targets, folder: str, artifact: Artifact) -> dict[str, str]:
     """Chop the content of an artifact into the store, and publish the index."""
-    make_index = import_module("appliance_release.chunks").make_index
     path = f"{folder}/{artifact.name.removesuffix('.zst')}.caibx"
     store = repository.targets / CHUNK_STORE
     store.mkdir(parents=True, exist_ok=True)

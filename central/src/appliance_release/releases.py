@@ -56,7 +56,10 @@ class Description:
 
 @dataclass(frozen=True)
 class Published:
-    """One release in the repository. `files` are its targets' paths, `target` the one that carries the description."""
+    """One release in the repository.
+
+    `files` are the paths of its targets, its chunk `indexes` among them; `target` carries the description.
+    """
 
     version: str
     device_classes: tuple[str, ...]
@@ -71,14 +74,20 @@ class Published:
     from_versions: tuple[str, ...] = ()
     cohort: int = 100
     downgrade: Downgrade | None = None
-    chunked: bool = False
+    indexes: tuple[str, ...] = ()
     notes: str = ""
     target: str = ""
     files: tuple[str, ...] = ()
 
+    @property
+    def chunked(self) -> bool:
+        """Whether devices can fetch it by chunks."""
+        return bool(self.indexes)
+
     def document(self) -> dict[str, Any]:
         """As `list --json` shows it."""
-        shown = {key: value for key, value in vars(self).items() if key not in ("target", "files")}
+        shown = {key: value for key, value in vars(self).items() if key not in ("target", "files", "indexes")}
+        shown["chunked"] = self.chunked
         if self.downgrade:
             shown["downgrade"] = {"from": list(self.downgrade.from_versions), "until": self.downgrade.until}
         return shown | {"device_classes": list(self.device_classes), "from_versions": list(self.from_versions)}
@@ -196,7 +205,7 @@ def _read(path: str, custom: dict[str, Any], targets: dict[str, TargetFile]) -> 
         from_versions=tuple(custom.get("from_versions", ())),
         cohort=int(custom["cohort"]["percent"]) if custom.get("cohort") else 100,
         downgrade=Downgrade(tuple(downgrade["from"]), float(downgrade["until"])) if downgrade else None,
-        chunked=bool(indexes),
+        indexes=tuple(indexes),
         notes=custom.get("notes", ""),
         target=path,
         files=(*artifacts, *indexes),

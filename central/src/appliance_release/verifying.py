@@ -11,6 +11,8 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, TargetFile  # type: ignore[attr-defined]
 
 from appliance_release.artifacts import ArtifactError, checked_version
+from appliance_release.chunks import chunk_ids
+from appliance_release.publishing import CHUNK_STORE
 from appliance_release.releases import former, releases
 from appliance_release.ways import stranded
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 def problems(repository: Repository) -> list[str]:
     """What is wrong; empty when nothing is. Raises `PublishError` when there is nothing to look at."""
-    return [*_roots(repository), *_roles(repository), *_releases(repository), *_files(repository)]
+    return [*_roots(repository), *_roles(repository), *_releases(repository), *_files(repository), *_chunks(repository)]
 
 
 def _roots(repository: Repository) -> list[str]:
@@ -88,3 +90,22 @@ def _file(repository: Repository, path: str, target: TargetFile) -> list[str]:
     except OSError as error:
         return [f"{file}: {error.strerror}"]
     return [] if (digest, length) == (target.hashes["sha256"], target.length) else [f"{file}: not what was signed"]
+
+
+def _chunks(repository: Repository) -> list[str]:
+    """Every chunk that an index names must be there; its content is checked by the devices, by its name."""
+    targets, found = repository.load("targets").signed, []
+    for release in releases(targets):
+        for path in release.indexes:
+            directory, _, name = path.rpartition("/")
+            index = repository.targets / directory / f"{targets.targets[path].hashes['sha256']}.{name}"
+            try:
+                ids = chunk_ids(index)
+            except (ArtifactError, OSError) as error:
+                found.append(f"{index}: {error}")
+                continue
+            store = repository.targets / CHUNK_STORE
+            missing = [chunk for chunk in ids if not (store / chunk[:4] / f"{chunk}.cacnk").is_file()]
+            if missing:
+                found.append(f"{path}: {len(missing)} of {len(ids)} chunks are missing, the first is {missing[0]}")
+    return found
