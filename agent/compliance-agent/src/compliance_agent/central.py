@@ -2,21 +2,18 @@
 
 Every reply is signed by the server's key and names what it answers, so that a captive portal, a TLS inspection box or
 a replayed answer can at worst delay. Everything in here blocks and runs in a thread.
-
-urllib3 by itself, not through requests: what requests adds (guessing of encodings, cookies, a second set of authorities
-in memory) is of no use here and costs the service 6 MiB for as long as it lives.
 """
 
 from __future__ import annotations
 
-import os
 import re
+import ssl
 import time
-import urllib.parse
 from typing import TypeVar
 
+import requests
+import requests.utils
 import tenacity
-import urllib3
 
 from appliance_protocol import device_api
 from appliance_protocol.device_api import CheckIn, CheckInReply, EnrolmentReply, EnrolmentRequest, Problem
@@ -77,12 +74,11 @@ class Central:
         self._config = config
         self._url = url.rstrip("/")
         self._key = key
-        self._timeout = urllib3.Timeout(connect=config.connect_timeout, read=config.read_timeout)
-        self._pool = _pool(config.proxy or _proxy_of_the_environment(self._url), config.ca_file or ca_file)
+        self._session = _session(self._url, config.proxy, config.ca_file or ca_file)
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._pool.clear()
+        self._session.close()
 
     def enrol(self, request: EnrolmentRequest) -> EnrolmentReply:
         """Ask to belong to a site. The reply is signed by a key it names itself: TLS and the code vouch for it.
@@ -142,25 +138,19 @@ class Central:
 
     def _attempt(self, path: str, body: bytes, deadline: float) -> Envelope:
         try:
-            response = self._pool.request(
-                "POST",
+            with self._session.post(
                 self._url + path,
-                body=body,
-                headers=HEADERS,
-                timeout=self._timeout,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-            )
-            try:
+                data=body,
+                timeout=(self._config.connect_timeout, self._config.read_timeout),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
                 return self._read(response, _body(response, deadline))
-            finally:
-                response.close()  # of an answer that was read whole, the connection is back in the pool by now
-        except urllib3.exceptions.HTTPError as error:
+        except OSError as error:  # every exception of requests is one; it lets a ca_file that is not there pass as one
             raise explain(self._url, error) from error
 
-    def _read(self, response: urllib3.BaseHTTPResponse, document: bytes) -> Envelope:
-        status, kind = response.status, response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    def _read(self, response: requests.Response, document: bytes) -> Envelope:
+        status, kind = response.status_code, response.headers.get("Content-Type", "").split(";")[0].strip().lower()
         where = _line(response.headers.get("Location", ""))[:200]
         if (where and 300 <= status < 400) or status == 511 or kind == "text/html":
             raise Unreachable(
@@ -176,37 +166,26 @@ class Central:
             raise Untrusted(f"{self._url}: HTTP {status} with an unreadable answer: {error}") from error
 
 
-def _pool(proxy: str, ca_file: str) -> urllib3.PoolManager:
-    """Connections whose server shows a certificate of `ca_file`, or of the system's authorities when that is empty."""
-    authorities = ca_file or None
-    if not proxy:
-        return urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=authorities)
-    parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    login = {}
-    if parts.username is not None:
-        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        login = urllib3.make_headers(proxy_basic_auth=pair)
-    return urllib3.ProxyManager(parts.geturl(), proxy_headers=login, cert_reqs="CERT_REQUIRED", ca_certs=authorities)
+def _session(url: str, proxy: str, ca_file: str) -> requests.Session:
+    """Connections whose server shows a certificate of `ca_file`, or of the system's authorities when that is empty.
+
+    Of the environment only the proxy is taken, where none is configured: requests by itself would let it replace the
+    authorities as well, and send what a .netrc holds.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    session.headers.update(HEADERS)
+    system = ssl.get_default_verify_paths()
+    session.verify = ca_file or system.cafile or system.capath or True
+    session.proxies = {"http": proxy, "https": proxy} if proxy else requests.utils.get_environ_proxies(url)
+    return session
 
 
-def _proxy_of_the_environment(url: str) -> str:
-    """What HTTPS_PROXY, ALL_PROXY and NO_PROXY say of this address; empty for no proxy."""
-    if not any(name.lower().endswith("_proxy") for name in os.environ):
-        return ""
-    import urllib.request  # only where there is something to read
-
-    parts = urllib.parse.urlsplit(url)
-    if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return ""
-    proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all", "")
-
-
-def _body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+def _body(response: requests.Response, deadline: float) -> bytes:
     """The response's body, bounded in size and in time."""
     chunks: list[bytes] = []
     total = 0
-    for chunk in response.stream(65536, decode_content=True):
+    for chunk in response.iter_content(65536):
         chunks.append(chunk)
         total += len(chunk)
         if total > MAX_DOCUMENT:
@@ -235,10 +214,10 @@ def _line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)[:500].strip()
 
 
-def explain(url: str, error: urllib3.exceptions.HTTPError) -> CentralError:
+def explain(url: str, error: OSError) -> CentralError:
     """What went wrong on the way, in words."""
     cause = str(error)
-    if isinstance(error, urllib3.exceptions.SSLError):
+    if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.RequestException):
         if time.time() < EARLIEST:
             hint = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime())}; certificates count once it is set"
         elif "expired" in cause or "not yet valid" in cause:
@@ -246,16 +225,14 @@ def explain(url: str, error: urllib3.exceptions.HTTPError) -> CentralError:
         else:
             hint = "a TLS inspection box stands between, or the device needs the authority's certificate (ca_file)"
         return Unreachable(f"{url}: the TLS certificate does not hold ({_reason(cause)}); {hint}")
-    if isinstance(error, urllib3.exceptions.ProxyError):
+    if isinstance(error, requests.exceptions.ProxyError):
         return Unreachable(f"{url}: the proxy does not let us through ({_reason(cause)}); check central.proxy")
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return Broken(f"{url}: nothing answered in time; is outgoing traffic to it allowed?")
+    if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in cause:  # in a body: a ConnectionError
+        return Broken(f"{url}: the answer did not come in time")
     if "resolve" in cause or "getaddrinfo" in cause or "Name or service" in cause:
         return Broken(f"{url}: its name is not known here; check DNS and the uplink")
-    if isinstance(error, urllib3.exceptions.NewConnectionError):  # before 2.0 it was a kind of ConnectTimeoutError
-        return Broken(f"{url}: no connection ({_reason(cause)}); check the uplink")
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-        return Broken(f"{url}: nothing answered in time; is outgoing traffic to it allowed?")
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return Broken(f"{url}: the answer did not come in time")
     return Broken(f"{url}: no connection ({_reason(cause)}); check the uplink")
 
 
