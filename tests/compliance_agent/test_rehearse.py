@@ -7,7 +7,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from compliance_agent.rehearsal import Report, rehearse
 from compliance_agent.store import Store
 from t640 import variants
 from t640.errors import RigError
-from t640.paths import REPOSITORY
+from tests.compliance_agent.pilot_tree import installed, run
 from tests.compliance_agent.test_units import FOLDER, unit
 
 ENROLMENT = Enrolment("device-1", "site", "Site", "https://central.example", (PrivateKey.generate().public.text,), 0.0)
@@ -135,22 +134,8 @@ def test_a_request_box_that_takes_nothing_fails_it(box: Path) -> None:
 # -- the pilot's failure and its kin, as processes --------------------------------------------------------------------
 
 
-def installed(directory: Path, variant: str) -> Path:
-    """The agent's packages as an image has them, with the variant's fault put in."""
-    packages = directory / variants.DIST_PACKAGES
-    for source in ("agent/appliance-protocol/src", "agent/compliance-agent/src", "agent/appliance-update/src"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(REPOSITORY / source, packages, dirs_exist_ok=True, ignore=ignored)
-    variants.apply(directory, variant)
-    return packages
-
-
 def agent(packages: Path, box: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = f"import sys; sys.path.insert(0, {str(packages)!r}); from compliance_agent.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", script, "--config", str(box / "config.toml"), *arguments],
-        cwd="/", capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    return run(packages, "compliance_agent.cli", box / "config.toml", *arguments)
 
 
 @pytest.mark.parametrize(
