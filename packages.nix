@@ -13,6 +13,7 @@ final: prev: {
   network-scanner = final.python3Packages.callPackage ./agent/network-scanner/package.nix { };
   local-portal = final.python3Packages.callPackage ./agent/local-portal/package.nix { };
   appliance-update = final.python3Packages.callPackage ./agent/appliance-update/package.nix { };
+  appliance-lifeline = final.callPackage ./agent/appliance-update/lifeline/package.nix { };
   central-command = final.python3Packages.callPackage ./central/package.nix { };
 
   # The technician's program, on a workstation.

@@ -4,6 +4,7 @@
     ./appliance.nix
     ./disk.nix
     ./first-boot.nix
+    ./recovery.nix
     ./update-bundle.nix
   ];
 }

@@ -8,7 +8,7 @@
 }:
 
 let
-  inherit (import ../lib/layout.nix { inherit lib; }) layout releaseFiles;
+  inherit (import ../lib/layout.nix { inherit lib; }) layout atVersion releaseFiles;
 
   version = config.system.image.version;
   names = releaseFiles version;
@@ -27,6 +27,9 @@ in
         cp ${config.system.build.image}/${pattern names.data} $out/
         cp ${config.system.build.image}/${pattern names.verity} $out/
         cp ${config.system.build.uki}/${config.system.boot.loader.ukiFile} $out/${names.uki}
+        ${lib.optionalString config.appliance.recovery.enable ''
+          cp ${config.system.build.recovery}/*.efi $out/${atVersion config.appliance.recovery.version layout.release.recovery}
+        ''}
 
         # One file each, or the device would not know which to take.
         for pattern in ${lib.escapeShellArgs (map pattern (lib.attrValues names))}; do

@@ -107,6 +107,26 @@ in
     };
   };
 
+  # The third boot entry: a system of its own, in its initrd.
+  recovery = lib.optionalAttrs (isImage && config.appliance.recovery.enable) (
+    let
+      own = config.system.build.recoverySystem.config;
+      initrd = own.boot.initrd.systemd;
+    in
+    {
+      inherit (own.system.image) id version;
+      file = own.system.boot.loader.ukiFile;
+      commandLine = toString own.boot.uki.settings.UKI.Cmdline;
+      units = lib.mapAttrs (_: unit) initrd.units;
+      shipped =
+        config.appliance.lifeline.package.lifelineUnits // config.appliance.lifeline.package.recoveryUnits;
+      files = lib.attrNames initrd.contents;
+      configuration = initrd.contents."/etc/appliance-lifeline.conf".text;
+      storePaths = map toString initrd.storePaths;
+      networks = lib.attrNames initrd.network.networks;
+    }
+  );
+
   # nftables' own tables, as loaded by nftables.service.
   firewall = {
     inherit (config.networking.firewall) enable allowedTCPPorts allowedUDPPorts;

@@ -8,6 +8,7 @@
     ./appliance/hardware/t640.nix
     ./appliance/health-gate.nix
     ./appliance/identity.nix
+    ./appliance/lifeline.nix
     ./appliance/network.nix
     ./appliance/update.nix
     ./appliance/watchdog.nix

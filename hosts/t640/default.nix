@@ -9,6 +9,7 @@
     enable = true;
     hardware.t640.enable = true;
     update.enable = true;
+    lifeline.enable = true;
   };
 
   services = {

@@ -69,7 +69,7 @@ def test_an_older_number_than_ever_seen_is_a_replay_also_when_the_state_is_lost(
     shutil.rmtree(world.root / "var/lib/appliance-lifeline")
     refused(world, 4, "replayed")
     shutil.rmtree(world.device.esp / "loader")
-    (world.root / "usr/share/appliance-lifeline/floor").write_text("number=2\n")
+    world.settings["FLOOR"] = "2"  # what the image was built with
     refused(world, 4, "replayed")
 
 
