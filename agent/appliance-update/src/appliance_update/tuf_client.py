@@ -14,16 +14,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import requests
 from securesystemslib.exceptions import StorageError
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+)
 from tuf.api.metadata import Metadata, Root, TargetFile  # type: ignore[attr-defined]
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from appliance_update.clock import as_datetime, spoken
+from appliance_update.download import Download, File, TransferError
 from appliance_update.web import CaptivePortal, NotThere, WebError, looks_like_page, opened
 
 MOST_ROOTS = 1024
@@ -34,6 +42,10 @@ TARGETS_LIMIT = 16 * 1024 * 1024
 
 CACHED = ("timestamp", "snapshot", "targets")
 """The roles whose time of signing is believed; they are in the cache only after they were verified."""
+
+
+PARTIAL = ".partial"
+"""Where a target lies, below the directory it is fetched into, until it is whole and verified."""
 
 
 class CheckError(RuntimeError):
@@ -93,19 +105,33 @@ class Client:
         A target that lies there already with the signed hashes is not fetched again. Raises `CheckError`.
         """
         updater = self.refresh(now)
-        directory.mkdir(parents=True, exist_ok=True)
-        updater.target_dir = str(directory)
         for name in names:
             with self._explained(now):
                 _forget_delegations(updater)
                 target = updater.get_targetinfo(name)
                 if target is None:
                     raise CheckError(f"{name}: no role that may sign it has signed it")
-                self._download_one(updater, target, target_url)
+                self._download_one(updater, target, target_url, directory)
 
-    def _download_one(self, updater: Updater, target: TargetFile, target_url: str) -> None:
-        if updater.find_cached_target(target) is None:
-            updater.download_target(target, target_base_url=target_url)
+    def _download_one(self, updater: Updater, target: TargetFile, target_url: str, directory: Path) -> None:
+        final = directory / quote(target.path, safe="")
+        if updater.find_cached_target(target, str(final)) is not None:
+            return
+        digest = next(iter(target.hashes.values()))
+        folder, slash, name = target.path.rpartition("/")
+        hashed = f"{digest}.{name}" if updater._trusted_set.root.consistent_snapshot else name
+        file = File(f"{target_url.rstrip('/')}/{folder}{slash}{hashed}", target.path, target.length, digest)
+        download = Download(self.http, directory / PARTIAL, pause=lambda _seconds: None)
+        download.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            part = download.fetch(file, lambda _count: None)
+            part.touch()  # a file of no bytes needs no request
+            with part.open("rb") as content:
+                target.verify_length_and_hashes(content)
+            part.replace(final)
+        except (TransferError, LengthOrHashMismatchError) as error:
+            download.part(digest).unlink(missing_ok=True)
+            raise CheckError(f"{target.path}: {error}") from error
 
     def signed_at(self) -> float:
         """The latest time (seconds since the epoch) that metadata in the cache says it was signed at; 0.0 if none."""
