@@ -12,9 +12,11 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from appliance_protocol.schema import TRIAL_MARK, Schema, Standing, bring_up, on_trial
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process (the command line) to finish its transaction."""
@@ -31,12 +33,15 @@ class StoreFull(StoreError):
 
 
 class Database:
-    """A lazily opened database. `prepare` makes the tables it needs (if not there); columns are only ever added."""
+    """A lazily opened database. Its schema is brought up when it is opened, or once a trial is over (see `schema`)."""
 
-    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None], *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, schema: Schema, *, read_only: bool = False, trial_mark: Path = TRIAL_MARK) -> None:
         self.path = path
-        self._prepare = prepare
+        self._schema = schema
         self._read_only = read_only
+        self._trial_mark = trial_mark
+        self.standing = Standing(schema.version)
+        """Where its schema stands, as of the last look."""
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self.set_aside: str | None = None
@@ -95,7 +100,18 @@ class Database:
                     raise
                 self._put_aside()
                 self._connection = self._connect()
+        if self.standing.held and not self._connection.in_transaction:
+            self._bring_up(self._connection)
         return self._connection
+
+    def _bring_up(self, connection: sqlite3.Connection) -> None:
+        """Change the schema, if it has to be changed and this is no trial (any more)."""
+        self.standing = bring_up(connection, self._schema, held=on_trial(self._trial_mark))
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the schema; empty when nothing is."""
+        return f"{self.path}: {self.standing.problem}" if self.standing.problem else ""
 
     def _connect(self) -> sqlite3.Connection:
         mode = "ro" if self._read_only else "rwc"
@@ -113,7 +129,7 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}").fetchall()
                 connection.execute("PRAGMA cache_size=-1024")
-                self._prepare(connection)
+                self._bring_up(connection)
             connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         except BaseException:
             connection.close()

@@ -19,6 +19,7 @@ from appliance_protocol.clock import ClockState
 from appliance_protocol.envelope import Envelope, parse
 from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, payload_digest
 from appliance_protocol.local_models import EvidenceEntry
+from appliance_protocol.schema import Schema
 from appliance_protocol.wire import decode
 from compliance_agent.database import Database
 
@@ -45,33 +46,42 @@ Reseal = Callable[[EvidenceBundle, ChainHead], Sealed]
 """Signs an existing bundle again as the one that continues a head."""
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.executescript(
-        """
-        CREATE TABLE IF NOT EXISTS evidence (
-          device_id TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, written_at REAL NOT NULL,
-          cause TEXT NOT NULL, clock TEXT NOT NULL, size INTEGER NOT NULL, verdict_counts TEXT NOT NULL,
-          envelope BLOB NOT NULL, sent_at REAL, PRIMARY KEY (device_id, sequence));
-        CREATE TABLE IF NOT EXISTS superseded (
-          device_id TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, envelope BLOB NOT NULL,
-          superseded_at REAL NOT NULL, PRIMARY KEY (device_id, sequence, digest));
-        CREATE TABLE IF NOT EXISTS adopted (
-          device_id TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, adopted_at REAL NOT NULL,
-          PRIMARY KEY (device_id, sequence, digest));
-        CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-        CREATE INDEX IF NOT EXISTS evidence_unsent ON evidence (device_id, sequence) WHERE sent_at IS NULL;
-        CREATE TRIGGER IF NOT EXISTS evidence_append_only
-          BEFORE UPDATE OF device_id, sequence, digest, envelope ON evidence
-          BEGIN SELECT RAISE(ABORT, 'evidence is append-only'); END;
-        """
+SCHEMA = Schema(
+    steps=(
+        (
+            """
+            CREATE TABLE IF NOT EXISTS evidence (
+              device_id TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, written_at REAL NOT NULL,
+              cause TEXT NOT NULL, clock TEXT NOT NULL, size INTEGER NOT NULL, verdict_counts TEXT NOT NULL,
+              envelope BLOB NOT NULL, sent_at REAL, PRIMARY KEY (device_id, sequence))
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS superseded (
+              device_id TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, envelope BLOB NOT NULL,
+              superseded_at REAL NOT NULL, PRIMARY KEY (device_id, sequence, digest))
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS adopted (
+              device_id TEXT NOT NULL, sequence INTEGER NOT NULL, digest TEXT NOT NULL, adopted_at REAL NOT NULL,
+              PRIMARY KEY (device_id, sequence, digest))
+            """,
+            "CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+            "CREATE INDEX IF NOT EXISTS evidence_unsent ON evidence (device_id, sequence) WHERE sent_at IS NULL",
+            """
+            CREATE TRIGGER IF NOT EXISTS evidence_append_only
+              BEFORE UPDATE OF device_id, sequence, digest, envelope ON evidence
+              BEGIN SELECT RAISE(ABORT, 'evidence is append-only'); END
+            """,
+        ),
     )
+)
 
 
 class Ledger:
     """The evidence of this device. Every method may block on the disk and raises `StoreError` when it fails."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.database = Database(path, _prepare, read_only=read_only)
+        self.database = Database(path, SCHEMA, read_only=read_only)
 
     def head(self, device_id: str) -> ChainHead:
         """The newest bundle; the genesis head when there is none."""
@@ -183,14 +193,16 @@ class Ledger:
             )
             for row in rows:
                 connection.execute(
-                    "INSERT OR IGNORE INTO superseded VALUES (?, ?, ?, ?, ?)",
+                    "INSERT OR IGNORE INTO superseded (device_id, sequence, digest, envelope, superseded_at) "
+                    "VALUES (?, ?, ?, ?, ?)",
                     (device_id, row["sequence"], row["digest"], row["envelope"], at),
                 )
                 connection.execute(
                     "DELETE FROM evidence WHERE device_id = ? AND sequence = ?", (device_id, row["sequence"])
                 )
             connection.execute(
-                "INSERT OR IGNORE INTO adopted VALUES (?, ?, ?, ?)", (device_id, server.sequence, server.digest, at)
+                "INSERT OR IGNORE INTO adopted (device_id, sequence, digest, adopted_at) VALUES (?, ?, ?, ?)",
+                (device_id, server.sequence, server.digest, at),
             )
             head = server
             for row in rows:
@@ -216,7 +228,7 @@ class Ledger:
         with self.database.transaction() as connection:
             rows = self.database.rows("SELECT value FROM counters WHERE name = ?", (name,))
             number = max(at_least, (rows[0]["value"] if rows else 0) + 1)
-            connection.execute("INSERT OR REPLACE INTO counters VALUES (?, ?)", (name, number))
+            connection.execute("INSERT OR REPLACE INTO counters (name, value) VALUES (?, ?)", (name, number))
         return number
 
 

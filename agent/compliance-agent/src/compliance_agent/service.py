@@ -253,7 +253,8 @@ class Agent:
             for database in (self.store.database, self.ledger.database)
             if database.set_aside
         )
-        return (*self.state.config_problems, *self.state.notices.values(), *aside, *tasks)
+        schemas = (d.problem for d in (self.store.database, self.ledger.database) if d.problem)
+        return (*self.state.config_problems, *self.state.notices.values(), *aside, *schemas, *tasks)
 
     def status(self) -> AgentStatus:
         """How the agent is doing."""

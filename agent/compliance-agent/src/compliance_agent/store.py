@@ -7,13 +7,13 @@ an older copy of this file; nothing in it has to be newer than the image.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance_protocol.local_models import ScorePoint
 from appliance_protocol.orders import Order, OrderState
+from appliance_protocol.schema import Schema
 from appliance_protocol.verdict import CheckResult, Score
 from appliance_protocol.wire import canonical, decode
 from compliance_agent.database import Database
@@ -24,25 +24,32 @@ HISTORY_SPACING = 3600.0
 """Seconds after which an unchanged verdict or score enters the history again."""
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.executescript(
-        """
-        CREATE TABLE IF NOT EXISTS latest (check_id TEXT PRIMARY KEY, result BLOB NOT NULL);
-        CREATE TABLE IF NOT EXISTS history (
-          id INTEGER PRIMARY KEY, check_id TEXT NOT NULL, checked_at REAL NOT NULL, verdict TEXT NOT NULL,
-          reason TEXT NOT NULL, result BLOB NOT NULL);
-        CREATE INDEX IF NOT EXISTS history_by_check ON history (check_id, checked_at);
-        CREATE TABLE IF NOT EXISTS scores (
-          id INTEGER PRIMARY KEY, at REAL NOT NULL, conforming INTEGER NOT NULL, counted INTEGER NOT NULL);
-        CREATE INDEX IF NOT EXISTS scores_by_time ON scores (at);
-        CREATE TABLE IF NOT EXISTS orders (
-          order_id TEXT PRIMARY KEY, document BLOB NOT NULL, state TEXT NOT NULL, received_at REAL NOT NULL,
-          started_at REAL, attempts INTEGER NOT NULL DEFAULT 0, message TEXT NOT NULL DEFAULT '',
-          details TEXT NOT NULL DEFAULT '{}', context TEXT NOT NULL DEFAULT '{}',
-          finished_at REAL, reported_at REAL);
-        CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-        """
+SCHEMA = Schema(
+    steps=(
+        (
+            "CREATE TABLE IF NOT EXISTS latest (check_id TEXT PRIMARY KEY, result BLOB NOT NULL)",
+            """
+            CREATE TABLE IF NOT EXISTS history (
+              id INTEGER PRIMARY KEY, check_id TEXT NOT NULL, checked_at REAL NOT NULL, verdict TEXT NOT NULL,
+              reason TEXT NOT NULL, result BLOB NOT NULL)
+            """,
+            "CREATE INDEX IF NOT EXISTS history_by_check ON history (check_id, checked_at)",
+            """
+            CREATE TABLE IF NOT EXISTS scores (
+              id INTEGER PRIMARY KEY, at REAL NOT NULL, conforming INTEGER NOT NULL, counted INTEGER NOT NULL)
+            """,
+            "CREATE INDEX IF NOT EXISTS scores_by_time ON scores (at)",
+            """
+            CREATE TABLE IF NOT EXISTS orders (
+              order_id TEXT PRIMARY KEY, document BLOB NOT NULL, state TEXT NOT NULL, received_at REAL NOT NULL,
+              started_at REAL, attempts INTEGER NOT NULL DEFAULT 0, message TEXT NOT NULL DEFAULT '',
+              details TEXT NOT NULL DEFAULT '{}', context TEXT NOT NULL DEFAULT '{}',
+              finished_at REAL, reported_at REAL)
+            """,
+            "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        ),
     )
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Store:
     """The agent's memory. Every method may block on the disk and raises `StoreError` when it fails."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.database = Database(path, _prepare, read_only=read_only)
+        self.database = Database(path, SCHEMA, read_only=read_only)
 
     # -- verdicts and scores --
 
@@ -74,7 +81,9 @@ class Store:
         with self.database.transaction() as connection:
             for result in results:
                 document = canonical(result)
-                connection.execute("INSERT OR REPLACE INTO latest VALUES (?, ?)", (result.check_id, document))
+                connection.execute(
+                    "INSERT OR REPLACE INTO latest (check_id, result) VALUES (?, ?)", (result.check_id, document)
+                )
                 last = connection.execute(
                     "SELECT verdict, reason, checked_at FROM history WHERE check_id = ? ORDER BY id DESC LIMIT 1",
                     (result.check_id,),
@@ -133,7 +142,7 @@ class Store:
     def remember(self, name: str, value: str) -> None:
         """Remember `value` under `name`."""
         with self.database.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
 
     # -- orders --
 

@@ -43,6 +43,8 @@ NUMBER = "checkin"
 GONE = (400, 404, 409, 410, 422)
 """Answers to an order's result that will be the same for ever."""
 MAX_PROBLEMS = 10
+LAST_CHECKIN = "last-checkin"
+"""Empty file in the state directory whose time is that of the last accepted check-in: a sign of life for others."""
 
 
 class Uplink:
@@ -83,6 +85,7 @@ class Uplink:
         now = self._clock.read()
         state.server_clock = ServerClock(reply.server_time, now.monotonic)
         state.last_checkin_at, state.last_checkin_error = now.wall, ""
+        await self._with_disk("last check-in", on_disk(mark_checkin, self._config.state / LAST_CHECKIN))
         state.checkin_interval = min(3600, max(10, reply.checkin_interval))
         await self._take_over(reply, enrolment, key)
         await self._with_disk("orders", orders.accept(reply.orders, enrolment))
@@ -240,6 +243,14 @@ class Uplink:
             self._central = Central(self._config.central, enrolment.url, enrolment.ca_file, key)
             self._central_for = enrolment
         return self._central
+
+
+def mark_checkin(path: Path) -> None:
+    """Note that a check-in was accepted just now. Raises `StoreError`."""
+    try:
+        path.touch(mode=0o644)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 def ip_addresses() -> tuple[str, ...]:

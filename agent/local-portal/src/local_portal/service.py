@@ -57,6 +57,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.portal: Portal = build(config)
         self.port = 443
+        self._told = ""
 
     async def run(self) -> None:
         """Serve until SIGTERM. Raises `CertificateError` or `OSError` when it cannot start."""
@@ -144,10 +145,17 @@ class Service:
                 server.config.ssl.load_cert_chain(str(self.portal.certificates.chain))
             self._announce()
             self.portal.sessions.prune()
+            self._tell(self.portal.store.tend())
         except CertificateError as error:
             _log.error("%s", error)
         except sqlite3.Error as error:
             _log.error("the portal's own state cannot be used: %s", error)
+
+    def _tell(self, problem: str) -> None:
+        """Log what is wrong with the schema, once."""
+        if problem != self._told:
+            self._told = problem
+            _log.error("%s", problem or "the schema is well again")
 
 
 def run(config: Config) -> None:

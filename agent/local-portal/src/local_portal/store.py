@@ -12,11 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance_protocol.schema import TRIAL_MARK, Schema, bring_up, on_trial
 from local_portal.text import clean
 
 EVENT_DAYS = 30
 EVENT_ROWS = 5000
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
+
+
+SCHEMA = Schema(
+    steps=(
+        (
+            "CREATE TABLE IF NOT EXISTS account (name TEXT PRIMARY KEY, password_hash TEXT NOT NULL,"
+            " created_at REAL NOT NULL)",
+            "CREATE TABLE IF NOT EXISTS claim (id INTEGER PRIMARY KEY CHECK (id = 1), code TEXT NOT NULL)",
+            "CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at REAL, account TEXT, address TEXT,"
+            " kind TEXT, detail TEXT)",
+            "CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL)",
+        ),
+    )
+)
+"""Columns are always named in statements, so that an older portal writes beside columns that a newer one added."""
 
 
 class StoreError(RuntimeError):
@@ -60,25 +76,21 @@ def open_database(path: Path) -> sqlite3.Connection:
 class Store:
     """Accounts, the claim code and the log of events, on the state disk."""
 
-    def __init__(self, directory: Path) -> None:
-        self.database = open_database(directory / "portal.db")
+    def __init__(self, directory: Path, *, trial_mark: Path = TRIAL_MARK) -> None:
+        self.path = directory / "portal.db"
+        self.database = open_database(self.path)
+        self._trial_mark = trial_mark
         try:
-            with self.database:
-                self._create()
+            self.standing = bring_up(self.database, SCHEMA, held=on_trial(trial_mark))
+            self.database.execute("INSERT OR IGNORE INTO secret (id, value) VALUES (1, ?)", [secrets.token_bytes(32)])
         except sqlite3.Error as error:
-            raise StoreError(f"{directory / 'portal.db'}: {error}; the state disk may be full or damaged") from error
+            raise StoreError(f"{self.path}: {error}; the state disk may be full or damaged") from error
 
-    def _create(self) -> None:
-        for statement in (
-            "CREATE TABLE IF NOT EXISTS account (name TEXT PRIMARY KEY, password_hash TEXT NOT NULL,"
-            " created_at REAL NOT NULL)",
-            "CREATE TABLE IF NOT EXISTS claim (id INTEGER PRIMARY KEY CHECK (id = 1), code TEXT NOT NULL)",
-            "CREATE TABLE IF NOT EXISTS event (id INTEGER PRIMARY KEY, at REAL, account TEXT, address TEXT,"
-            " kind TEXT, detail TEXT)",
-            "CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL)",
-        ):
-            self.database.execute(statement)
-        self.database.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", [secrets.token_bytes(32)])
+    def tend(self) -> str:
+        """Change the schema once a trial is over; what is wrong with it, or an empty text. Raises `sqlite3.Error`."""
+        if self.standing.held:
+            self.standing = bring_up(self.database, SCHEMA, held=on_trial(self._trial_mark))
+        return f"{self.path}: {self.standing.problem}" if self.standing.problem else ""
 
     def close(self) -> None:
         """Close the file."""
@@ -97,7 +109,7 @@ class Store:
         """The code that the first person needs; None once it has been used. Made here when there is none yet."""
         if self.claimed():
             return None
-        self.database.execute("INSERT OR IGNORE INTO claim VALUES (1, ?)", [_new_code()])
+        self.database.execute("INSERT OR IGNORE INTO claim (id, code) VALUES (1, ?)", [_new_code()])
         return str(self._one("SELECT code FROM claim", [])[0])
 
     def claim(self, code: str, account: Account) -> bool:
@@ -108,7 +120,7 @@ class Store:
             if expected is None or not secrets.compare_digest(normalise_code(code), normalise_code(expected)):
                 return False
             connection.execute("DELETE FROM claim")
-            connection.execute("INSERT INTO account VALUES (?, ?, ?)",
+            connection.execute("INSERT INTO account (name, password_hash, created_at) VALUES (?, ?, ?)",
                                [account.name, account.password_hash, account.created_at])
         return True
 

@@ -39,6 +39,8 @@ class UpdaterStatus:
     last_check_at: float | str | None = None
     last_check_error: str | None = None
     order_id: str | None = None
+    waiting_orders: tuple[str, ...] = ()
+    """Orders whose turn comes when the present update has ended."""
     format: int = 1
 
 

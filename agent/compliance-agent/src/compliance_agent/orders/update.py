@@ -68,10 +68,14 @@ class Update(OrderHandler):
         if status.order_id == order.order_id and status.state not in RESTING:
             message = f"{status.state}: {status.detail or status.candidate_version or ''}".strip(": ")
             return Waiting(context | {"seen": "yes"}, message)
+        if order.order_id in status.waiting_orders:
+            return Waiting(context | {"seen": "yes"}, "Another order is being carried out; this one comes after it.")
         failures = _failures(ours, context)
         looked = status.order_id == order.order_id and status.state == "idle" and not status.last_check_error
         if looked and not failures:
             wanted = order.parameters.get("version", "")
+            if wanted and wanted == services.release().version:
+                return Done(f"Version {wanted} runs already.", {"version": wanted})
             if not wanted:
                 return Done("There is no newer release for this device.", {"version": services.release().version})
             failures = [f"version {wanted} is not what the update repository offers this device"]
