@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import ssl
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from local_portal import child
 from local_portal.names import Names
 
 SANE_CLOCK = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
@@ -142,15 +140,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _issue(order: Order) -> None:
-    # The child gets our module path: under NixOS the bare interpreter would not find this package by itself.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "local_portal.authority"], input=json.dumps(asdict(order)), env=environment,
-            capture_output=True, text=True, timeout=60, check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        child.run("local_portal.authority", json.dumps(asdict(order)).encode())
+    except child.ChildError as error:
         raise CertificateError(f"{order.directory}: no certificate could be issued: {error}") from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise CertificateError(f"{order.directory}: no certificate could be issued: {last}")

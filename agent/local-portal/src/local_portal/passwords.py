@@ -1,6 +1,6 @@
 """Passwords: NIST SP 800-63B-4 section 3.1.1 (15 characters, no composition rules, a blocklist), kept as Argon2id.
 
-libsodium is loaded with the first password: a portal that nobody uses, which is most of its life, does without.
+Argon2id runs in a child that ends with its answer: the service carries neither libsodium nor what it leaves behind.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import unicodedata
 from functools import lru_cache
 from itertools import pairwise
 
-from local_portal import FOLDER
+from local_portal import FOLDER, child
 
 SHORTEST = 15
 LONGEST = 256
@@ -61,40 +61,19 @@ def _blocklist() -> frozenset[str]:
 
 
 def hash_password(password: str) -> str:
-    """The Argon2id hash, in the PHC string form."""
-    with _one_at_a_time:
-        return _argon2id(normalise(password).encode())
+    """The Argon2id hash, in the PHC string form. Blocks; raises `ChildError`."""
+    return _argon2("", normalise(password).encode()).decode("ascii")
 
 
 def verify(password: str, password_hash: str | None) -> bool:
-    """Whether the password belongs to the hash. Without one it takes as long: nobody learns which names exist."""
-    import nacl.exceptions
-    import nacl.pwhash
+    """Whether the password belongs to the hash. Without one it takes as long: nobody learns which names exist.
 
-    known = password_hash is not None
+    Blocks; raises `ChildError`.
+    """
     raw = normalise(password[:LONGEST * 4]).encode("utf-8", "replace")
+    return _argon2(password_hash or "", raw) == b"right"
+
+
+def _argon2(password_hash: str, password: bytes) -> bytes:
     with _one_at_a_time:
-        try:
-            nacl.pwhash.verify((password_hash or _decoy()).encode("ascii"), raw)
-        except (nacl.exceptions.InvalidkeyError, nacl.exceptions.ValueError):
-            return False
-    return known
-
-
-def rehearse() -> None:
-    """Load what passwords need. Raises `ImportError` when it is not there: at the start, not at somebody's login."""
-    import nacl.pwhash
-
-    nacl.pwhash.argon2id.str(b"rehearsal", nacl.pwhash.argon2id.OPSLIMIT_MIN, nacl.pwhash.argon2id.MEMLIMIT_MIN)
-
-
-@lru_cache(maxsize=1)
-def _decoy() -> str:
-    return _argon2id(b"nobody's password")
-
-
-def _argon2id(password: bytes) -> str:
-    """64 MiB for about a quarter of a second, one at a time: RFC 9106's second choice fits a small machine."""
-    from nacl.pwhash import argon2id
-
-    return argon2id.str(password, argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_INTERACTIVE).decode("ascii")
+        return child.run("local_portal.argon2", password_hash.encode("ascii") + b"\n" + password)

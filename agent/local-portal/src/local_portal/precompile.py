@@ -14,7 +14,6 @@ from pathlib import Path
 
 from jinja2 import FileSystemBytecodeCache
 
-from local_portal.passwords import rehearse
 from local_portal.web import environment, preload
 
 _log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ def precompile(runtime: Path) -> None:
         environment().bytecode_cache = None
     if not done:
         preload()
-        rehearse()
+        _rehearse()
 
 
 def _in_child() -> bool:
@@ -49,7 +48,13 @@ def _in_child() -> bool:
     status = 1
     try:
         preload()
-        rehearse()
+        _rehearse()
         status = 0
     finally:
         os._exit(status)
+
+
+def _rehearse() -> None:
+    from local_portal.argon2 import rehearse  # the child's library
+
+    rehearse()
