@@ -17,14 +17,14 @@ from appliance_update.choice import Situation, choose
 from appliance_update.clock import trusted_time
 from appliance_update.config import Config
 from appliance_update.device import Device, DeviceError, inspect, refusals
-from appliance_update.entries import of_version
+from appliance_update.entries import counted_name, of_version, rename
 from appliance_update.gate import baseline
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.install import Installer, InstallError
 from appliance_update.layout import Layout
 from appliance_update.record import State
-from appliance_update.release import Release
+from appliance_update.release import Release, version_key
 from appliance_update.repository import Catalogue, CheckError, Repository
 from appliance_update.settle import NOTHING_WAITS, settle
 from appliance_update.snapshots import SnapshotError, Snapshots
@@ -289,6 +289,10 @@ class Updater:
         with contextlib.suppress(SnapshotError):  # then the one made at arming stands
             self.snapshots.take(self.store.running_version)
         baseline.record(self.host, self.config)  # what the gate will compare with
+        try:
+            self._step_aside()
+        except OSError as error:
+            return self._wait(f"{self._candidate_version()} is installed; our own boot entry stays first: {error}")
         faults.point("reboot")
         armed_for = self.store.now() - self.store.record.armed_at
         try:
@@ -296,6 +300,18 @@ class Updater:
         except OSError as error:
             return self._wait(f"{self._candidate_version()} is installed; the reboot did not happen: {error}")
         return Outcome.REBOOTING, self.store.record.detail
+
+    def _step_aside(self) -> None:
+        """Before a downgrade: the loader takes the highest version first, so ours has to look spent. Raises `OSError`.
+
+        If the lower version does not prove itself all entries are spent, ours is booted again, and blessed again.
+        """
+        candidate, device = self.store.record.candidate, self.store.device
+        if candidate is None or device is None or version_key(candidate.version) > version_key(device.version):
+            return
+        for entry in of_version(device.entries, device.version):
+            if not entry.spent:  # one more than its tries: the gate knows then that there is nothing better
+                rename(entry, counted_name(self.layout, device.version, 0, self.layout.boot.tries + 1))
 
     def may_go(self) -> bool:
         """Whether the device may be rebooted now: the window is open, or was waited for long enough.
