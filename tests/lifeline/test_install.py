@@ -110,9 +110,8 @@ POINTS = (
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_power_cut_anywhere_leaves_a_slot_that_boots_and_the_next_run_goes_on(world: World, point: str) -> None:
-    world.publish("2026.11.0", downgrade=True)
-    assert world.run("run", "--now").returncode == 0
-    assert boot(world.device) in ("2026.11.0", V1)  # the loader takes the higher one first
+    if point == "fence":  # something must be there to be taken away
+        (world.device.uki_directory / "t640_2026.10.9+0-3.efi").write_bytes(b"MZ")
     world.publish(V2)
     (world.root / "run/appliance-update/faults-allowed").parent.mkdir(exist_ok=True)
     (world.root / "run/appliance-update/faults-allowed").touch()
