@@ -4,6 +4,7 @@
     ./appliance.nix
     ./disk.nix
     ./first-boot.nix
+    ./seed
     ./recovery.nix
     ./update-bundle.nix
   ];

@@ -16,16 +16,20 @@ let
   image = "${target.config.system.build.image}/${target.config.image.filePath}";
   name = baseNameOf target.config.image.filePath;
 
-  # What the installer has to know before it writes: the image's real size and digest, and how large
-  # a disk has to be for what the first boot adds.
-  description = pkgs.runCommand "${id}-description" { nativeBuildInputs = [ pkgs.zstd ]; } ''
+  # What the installer has to know before it writes: which blocks of the image matter and what is in them, and how
+  # large a disk has to be for what the first boot adds.
+  contents = pkgs.runCommand "${id}-contents" { nativeBuildInputs = [ pkgs.appliance-flash ]; } ''
+    mkdir $out
+    ln -s ${image} ${name}
+    appliance-flash map ${name} --output $out/${id}.bmap
     {
       echo "image=${name}"
+      echo "map=${id}.bmap"
+      echo "map_sha256=$(sha256sum $out/${id}.bmap | cut -d ' ' -f 1)"
       echo "version=${version}"
       echo "minimum_mib=${toString minimumMib}"
-      echo "size=$(zstd --decompress --stdout ${image} | wc -c)"
-      echo "sha256=$(zstd --decompress --stdout ${image} | sha256sum | cut -d ' ' -f 1)"
-    } > $out
+      echo "sector_size=${toString layout.image.sector_size}"
+    } > $out/description
   '';
 in
 {
@@ -41,8 +45,12 @@ in
         target = "/images/${name}";
       }
       {
-        source = description;
+        source = "${contents}/description";
         target = "/images/description";
+      }
+      {
+        source = "${contents}/${id}.bmap";
+        target = "/images/${id}.bmap";
       }
     ];
   };
@@ -60,28 +68,11 @@ in
   # The installer has the first console to itself; a shell is on the second.
   systemd.services."getty@tty1".enable = false;
   systemd.services."autovt@tty1".enable = false;
+  systemd.packages = [ pkgs.install-appliance ];
   systemd.services.install-appliance = {
-    description = "Appliance installer on the console";
     wantedBy = [ "multi-user.target" ];
-    after = [
-      "multi-user.target"
-      "systemd-udev-settle.service"
-    ];
+    after = [ "systemd-udev-settle.service" ];
     conflicts = [ "getty@tty1.service" ];
-    serviceConfig = {
-      Type = "idle";
-      ExecStart = lib.getExe pkgs.install-appliance;
-      StandardInput = "tty-force";
-      StandardOutput = "tty";
-      StandardError = "tty";
-      TTYPath = "/dev/tty1";
-      TTYReset = true;
-      TTYVHangup = true;
-      # Declined or failed: the person reads why, and may start again.
-      Restart = "on-failure";
-      RestartSec = "15s";
-      RestartPreventExitStatus = "2";
-    };
   };
   services.getty.autologinUser = "root";
 

@@ -8,6 +8,7 @@
   gnugrep,
   gnused,
   makeWrapper,
+  mtools,
   shellcheck-minimal,
   systemd,
   util-linux,
@@ -22,6 +23,7 @@ stdenvNoCC.mkDerivation {
     root = ./.;
     fileset = lib.fileset.unions [
       ./install-appliance
+      ./install-appliance.service
       ./lib
       ./machines
     ];
@@ -53,11 +55,15 @@ stdenvNoCC.mkDerivation {
         findutils
         gnugrep
         gnused
+        mtools
         systemd
         util-linux
         zstd
       ]
     }
+    install -Dm644 -t $out/lib/systemd/system install-appliance.service
+    substituteInPlace $out/lib/systemd/system/install-appliance.service \
+      --replace-fail /usr/lib/install-appliance/install-appliance $out/bin/install-appliance
     runHook postInstall
   '';
 

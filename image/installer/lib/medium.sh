@@ -73,8 +73,12 @@ take_seed() {
   table=$target.table
   limited "$PATIENCE" dd if="$medium" of="$table" bs="$MIB" count=1 iflag=fullblock status=none || return 0
   truncate --size "$(blockdev --getsize64 "$medium")" "$table"
-  offset=$(esp_offset "$table") || return 0
-  for file in enrolment.toml site.toml site.network unattended; do
-    read_back "$medium@@$offset" "appliance-seed/$file" >"$target/$file" 2>/dev/null || rm "$target/$file"
-  done
+  while read -r offset _ <&4; do
+    # Whichever partition is FAT; mtools finds nothing on the others.
+    for file in enrolment.toml site.toml site.network unattended; do
+      if read_back "$medium@@$offset" "appliance-seed/$file" >"$target.file" 2>/dev/null; then
+        mv "$target.file" "$target/$file"
+      fi
+    done
+  done 4< <(partitions "$table")
 }

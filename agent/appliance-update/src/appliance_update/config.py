@@ -12,6 +12,8 @@ import msgspec
 from appliance_update.window import Window, WindowError
 
 CONFIG_FILE = Path("/etc/appliance-update/config.toml")
+SITE_FILE = Path("/var/lib/appliance-site/site.toml")
+"""What a technician set for this site; of it the table `[window]` is taken."""
 
 
 class ConfigError(ValueError):
@@ -103,8 +105,24 @@ class Config:
     paths: Paths = field(default_factory=Paths)
 
 
-def load(path: Path = CONFIG_FILE) -> tuple[Config, list[str]]:
-    """The configuration and warnings (unknown keys). A missing file is all defaults. Raises `ConfigError`."""
+def load(path: Path = CONFIG_FILE, site: Path = SITE_FILE) -> tuple[Config, list[str]]:
+    """The configuration and warnings (unknown keys). A missing file is all defaults. Raises `ConfigError`.
+
+    The site's own window goes before the file's; a site file that cannot be used is a warning.
+    """
+    config, warnings = _load(path)
+    try:
+        data = msgspec.toml.decode(site.read_bytes())
+        window = msgspec.convert({**dataclasses.asdict(config.window), **data.get("window", {})}, Window)
+        window.check()
+    except FileNotFoundError:
+        return config, warnings
+    except (OSError, msgspec.MsgspecError, WindowError, ValueError, TypeError, RecursionError) as error:
+        return config, [*warnings, f"{site}: {error}; the site's settings are ignored"]
+    return dataclasses.replace(config, window=window), warnings
+
+
+def _load(path: Path) -> tuple[Config, list[str]]:
     try:
         data = msgspec.toml.decode(path.read_bytes())
         config = msgspec.convert(data, Config)
