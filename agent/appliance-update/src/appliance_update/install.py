@@ -22,7 +22,7 @@ from appliance_update.device import Device, Slot, SlotState, inspect, refusals
 from appliance_update.entries import Entry, blessed_name, counted_name, entries, of_version, remove, rename
 from appliance_update.host import Host
 from appliance_update.layout import LANDING, Layout, Role, landing_transfers, slot_transfers, write
-from appliance_update.release import Release
+from appliance_update.release import Release, version_key
 from appliance_update.transfer import Transfer, esp_preflight, hash_file
 from appliance_update.uki import UkiError, argument, command_line
 
@@ -141,6 +141,17 @@ class Installer:
             self.disarm(release.version)  # an entry that did not pass must not be booted
             self._clear_landings(landed.parent)
             raise
+
+    def prefer(self, version: str) -> None:
+        """See that the loader takes an armed older version, though it prefers higher ones: ours becomes a spent entry.
+
+        With more tries done than there are, so that the gate knows, should we come back, that there is nothing better.
+        Raises `OSError`, `DeviceError`.
+        """
+        device = inspect(self.host, self.layout)
+        own = of_version(device.entries, device.version)
+        if version_key(version) < version_key(device.version) and len(own) == 1 and not own[0].spent:
+            rename(own[0], counted_name(self.layout, device.version, 0, self.layout.boot.tries + 1))
 
     def _clear_landings(self, directory: Path) -> None:
         """Remove what an interrupted run brought to the ESP: it takes the room of a kernel image."""

@@ -293,6 +293,10 @@ class Updater:
             self._step_aside()
         except OSError as error:
             return self._wait(f"{self._candidate_version()} is installed; our own boot entry stays first: {error}")
+        try:
+            self.installer.prefer(self._candidate_version())
+        except (OSError, DeviceError) as error:
+            return self._wait(f"{self._candidate_version()} is installed, but cannot be made the next to boot: {error}")
         faults.point("reboot")
         armed_for = self.store.now() - self.store.record.armed_at
         try:
