@@ -140,13 +140,14 @@ in
         ) package.lifelineUnits
       ))
       {
-        services = lib.listToAttrs (
+        services = lib.mergeAttrsList (
           map (console: {
-            name = "appliance-console@${console}";
-            value = {
+            "appliance-console@${console}" = {
               overrideStrategy = "asDropin";
               wantedBy = [ "multi-user.target" ];
             };
+            # Nobody has a password here; two programs on one screen would shut each other out.
+            "getty@${console}".enable = lib.mkDefault false;
           }) cfg.consoles
         );
       }

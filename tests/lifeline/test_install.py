@@ -83,6 +83,9 @@ def test_what_fails_its_trial_is_not_tried_again_until_a_higher_number(world: Wo
     assert again.returncode == 0
     assert "was tried here and failed" in world.status()["detail"]
     assert not world.rebooted
+    world.run("run", "--now")
+    history = (world.root / "var/lib/appliance-update/history.jsonl").read_text()
+    assert history.count("lifeline_failed") == 1
     world.publish(V2)  # the same build, a higher number: the provider says try again
     assert world.run("run", "--now").returncode == 0
     assert boot(world.device) == V2

@@ -82,7 +82,8 @@ def _stage(kernel: str) -> Path:
     for name in ("mkosi.cache", "mkosi.packages"):
         (work / f"recovery-{kernel}-{name}").mkdir(parents=True, exist_ok=True)
     (project / "mkosi.output").mkdir()
-    command_line = ["console=ttyS0", "console=tty0", "quiet", "systemd.show_status=no", *layout.command_line]
+    command_line = ["console=ttyS0", "console=tty0", "quiet", "systemd.show_status=no",
+                    "systemd.getty_auto=no", *layout.command_line]  # fmt: skip
     (project / "mkosi.conf.d").mkdir()
     (project / "mkosi.conf.d/50-rig.conf").write_text(
         f"[Distribution]\nMirror={mirror.uri}\n\n"
