@@ -191,7 +191,7 @@ def test_a_description_of_another_time(
 
 def _resign_targets(world: World, change: Callable[[dict[str, object]], None], *, drop: bool = False) -> None:
     """Change the newest release's description and sign as the publisher would."""
-    targets = world.publisher._load("targets").signed
+    targets = world.publisher.load("targets").signed
     targets.version += 1
     for name, target in list(targets.targets.items()):
         custom = (target.custom or {}).get("appliance_release")
@@ -199,7 +199,7 @@ def _resign_targets(world: World, change: Callable[[dict[str, object]], None], *
             del targets.targets[name]
         elif custom is not None:
             change(custom)
-    replace(world.publisher, now=world.now())._sign_all(targets)
+    replace(world.publisher, now=world.now()).sign_targets(targets)
 
 
 @fault(26)
