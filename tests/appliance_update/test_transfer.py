@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from appliance_update import faults, transfer
+from appliance_update.config import Fetching
 from appliance_update.layout import Role
 from appliance_update.record import State
 from appliance_update.updater import Failure, Outcome, UpdateError
 from tests.appliance_update.conftest import V1, V2, World
-from tests.appliance_update.simulator import boot, make_build
+from tests.appliance_update.simulator import boot, make_build, relabel
+from tests.appliance_update.web_server import Proxy
 
 
 def incompressible(world: World, version: str = V2) -> None:
@@ -152,6 +154,161 @@ def test_a_dead_proxy_is_said_so(world: World, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pytest.raises(UpdateError, match="proxy"):
         world.updater(repository="http://updates.invalid/").run()
+
+
+@pytest.fixture
+def proxy(world: World) -> Iterator[Proxy]:
+    made = Proxy(world.server.url)
+    yield made
+    made.close()
+
+
+def test_a_configured_proxy_is_asked_for_everything(world: World, proxy: Proxy) -> None:
+    world.publish(V2)
+    far = {"repository": "http://updates.invalid/", "transfer": Fetching(proxy=proxy.url)}
+    assert world.updater(**far).run()[0] is Outcome.REBOOTING
+    assert all(url.startswith("http://updates.invalid/") for url in proxy.asked)
+    assert len(proxy.asked) >= 6
+
+
+def test_a_configured_proxy_comes_before_the_environments(
+    world: World, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    world.publish(V2)
+    far = {"repository": "http://updates.invalid/", "transfer": Fetching(proxy=proxy.url)}
+    assert world.updater(**far).run()[0] is Outcome.REBOOTING
+
+
+def test_the_environments_proxy_is_asked_where_none_is_configured(
+    world: World, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    world.publish(V2)
+    assert world.updater(repository="http://updates.invalid/").run()[0] is Outcome.REBOOTING
+    assert proxy.asked
+
+
+def test_this_machine_itself_is_asked_without_a_proxy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rehearsal fetches from loopback, whatever proxy there is for the rest of the world."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    world.publish(V2)
+    assert world.updater(transfer=Fetching(proxy="http://127.0.0.1:9")).run()[0] is Outcome.REBOOTING
+
+
+def test_a_proxy_that_demands_a_login_is_said_so_and_gets_it_from_its_url(world: World, proxy: Proxy) -> None:
+    proxy.login = "Basic dXNlcjpzZWNyZXQ="
+    world.publish(V2)
+    with pytest.raises(UpdateError, match="the proxy demands a login"):
+        world.updater(repository="http://updates.invalid/", transfer=Fetching(proxy=proxy.url)).run()
+    own = proxy.url.replace("http://", "http://user:secret@")
+    world.updater(repository="http://updates.invalid/", transfer=Fetching(proxy=own)).run()
+    assert world.rebooted
+
+
+@pytest.mark.parametrize("proxy_url", ["http://proxy.invalid:3128", "http://127.0.0.1:9", "nonsense://x"])
+def test_a_proxy_that_cannot_be_asked_is_named_as_the_trouble(world: World, proxy_url: str) -> None:
+    with pytest.raises(UpdateError, match="proxy"):
+        world.updater(repository="http://updates.invalid/", transfer=Fetching(proxy=proxy_url)).run()
+
+
+# -- servers and middle boxes that are too clever ---------------------------------------------------------------------
+
+
+def test_an_artifact_that_somebody_packs_on_the_way_is_unpacked(world: World) -> None:
+    incompressible(world)
+    world.server.only, world.server.packed = ".data.", True
+    assert world.updater().run()[0] is Outcome.REBOOTING
+    assert boot(world.device) == V2
+
+
+def test_metadata_that_somebody_packs_on_the_way_is_unpacked(world: World) -> None:
+    world.publish(V2)
+    world.server.only, world.server.packed = "/metadata/", True
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+def test_a_packed_part_is_not_appended_but_fetched_from_the_start(world: World) -> None:
+    incompressible(world)
+    world.server.only, world.server.cut_after, world.server.cuts = ".data.", 200_000, 1
+    world.server.packed = True
+    assert world.updater().run()[0] is Outcome.REBOOTING
+    assert [wanted is None for wanted in data_requests(world)] == [True, False, True]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "identity", "nonsense"])
+def test_a_server_that_calls_a_plain_file_encoded_is_not_believed(world: World, encoding: str) -> None:
+    incompressible(world)
+    world.server.only, world.server.encoding = ".data.", encoding
+    world.server.cut_after, world.server.cuts = 200_000, 1
+    assert world.updater().run()[0] is Outcome.REBOOTING
+    assert boot(world.device) == V2
+
+
+@pytest.mark.parametrize("wrong", [-100_000, -1, 1, 100_000])
+def test_a_wrong_content_length_costs_another_request_at_most(world: World, wrong: int) -> None:
+    incompressible(world)
+    world.server.only, world.server.said_length = ".data.", wrong
+    assert world.updater().run()[0] is Outcome.REBOOTING
+    assert boot(world.device) == V2
+
+
+def test_a_server_that_yields_a_few_bytes_at_a_time_is_given_up(world: World) -> None:
+    incompressible(world)
+    world.server.only, world.server.cut_after = ".data.", 50
+    with pytest.raises(UpdateError, match="attempts without progress"):
+        world.updater().run()
+    assert len(data_requests(world)) < 10
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 500, 503])
+def test_a_server_that_refuses_is_named_with_its_status(world: World, status: int) -> None:
+    world.publish(V2)
+    world.server.only, world.server.status = ".data.", status
+    with pytest.raises(UpdateError, match=f"answered {status}"):
+        world.updater().run()
+    world.server.status = 0
+    assert world.updater().run()[0] is Outcome.REBOOTING
+
+
+# -- room -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_esp_is_found_before_the_first_byte(world: World) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "esp", world.device.esp], check=True)
+    try:
+        world.device.uki_directory.mkdir(parents=True)
+        (world.device.uki_directory / f"t640_{V1}.efi").write_bytes(b"running")
+        world.publish(V2)
+        with pytest.raises(UpdateError, match=r"ESP at .* has room for"):
+            world.updater().run()
+        assert data_requests(world) == []
+    finally:
+        subprocess.run(["umount", "--lazy", world.device.esp], check=True)
+
+
+def test_a_slot_that_is_too_small_is_found_before_the_first_byte(world: World) -> None:
+    build = world.publish(V2)
+    number = world.device.layout.number(Role.DATA, "b")
+    relabel(world.device.disk, number, size=len(build.data) // 512 * 512 - 512)
+    with pytest.raises(UpdateError, match="this disk was not made from this layout"):
+        world.updater().run()
+    assert data_requests(world) == []
+
+
+def test_when_evidence_has_no_room_left_what_was_fetched_makes_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incompressible(world)
+    world.server.only, world.server.cut_after = ".data.", 0
+    downloads = world.device.state / "downloads"
+    with pytest.raises(UpdateError):
+        world.updater().run()
+    assert downloads.exists()
+    monkeypatch.setattr(transfer, "RESERVE", 1 << 60)
+    with pytest.raises(UpdateError, match="make room"):
+        world.updater().run()
+    assert not downloads.exists()
 
 
 def test_space_is_checked_before_the_first_byte(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

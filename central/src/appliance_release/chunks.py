@@ -79,8 +79,3 @@ def chunk_ids(index: Path) -> list[str]:
     if len(table) % _ITEM:
         raise ArtifactError(f"{index} is damaged: its table has {len(table)} bytes")
     return list(dict.fromkeys(table[at + 8 : at + _ITEM].hex() for at in range(0, len(table), _ITEM)))
-
-
-def missing(index: Path, store: Path) -> list[str]:
-    """The chunks of an index that its store does not have. Raises `ArtifactError`, `OSError`."""
-    return [name for name in chunk_ids(index) if not (store / name[:4] / f"{name}.cacnk").is_file()]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance_update.seeds import Seed
+from appliance_update.seeds import NotExposed, Seed
 
 DEADLINE = 3600.0
 
@@ -36,7 +36,10 @@ class ChunkTool:
         """Make `target` of what `index` names, from the local store and the seeds. Raises `ToolFailed`, `OSError`."""
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seeds-", dir=store)))
-            exposed = [(seed, stack.enter_context(seed.exposed())) for seed in seeds]
+            try:
+                exposed = [(seed, stack.enter_context(seed.exposed())) for seed in seeds]
+            except NotExposed as error:
+                raise ToolFailed(str(error)) from error
             call = self._desync(scratch, exposed) if self.name == "desync" else self._casync(exposed)
             self._run([*call, f"--store={store}", str(index), str(target)], scratch)
 

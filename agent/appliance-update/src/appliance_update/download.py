@@ -225,4 +225,4 @@ def hash_file(path: Path, report: Callable[[int], None]) -> tuple[str, int]:
 
 def mib(count: float) -> str:
     """A number of bytes for people."""
-    return f"{count / 1048576:.0f} MiB"
+    return f"{count / 1048576:.0f} MiB" if count >= 1048576 else f"{count / 1024:.0f} KiB"

@@ -22,6 +22,14 @@ INDEX_LIMIT = 32 * 1024 * 1024
 LOOP_DEADLINE = 30.0
 
 
+SECTOR = 512
+"""Bytes; a loop device is made of whole ones, and so is every filesystem."""
+
+
+class NotExposed(RuntimeError):
+    """A part of the disk that could not be shown as a file of its own; the message says why."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a version's content lies: in a slot of the disk, or a file on the ESP. Lengths in bytes."""
@@ -62,10 +70,12 @@ class Seed:
 
     @contextmanager
     def exposed(self) -> Iterator[Path]:
-        """The content as a file of its own length, for programs that know nothing of offsets. Raises `OSError`."""
+        """The content as a file of its own length, for programs that know nothing of offsets. Raises `NotExposed`."""
         if self.place.offset == 0 and self.place.file.is_file() and self.place.file.stat().st_size == self.index.length:
             yield self.place.file
             return
+        if self.place.offset % SECTOR or self.index.length % SECTOR:
+            raise NotExposed(f"{self.place.file} from byte {self.place.offset} on is not made of whole sectors")
         window = ["--offset", str(self.place.offset), "--sizelimit", str(self.index.length)]
         loop = _losetup("--find", "--show", "--read-only", *window, str(self.place.file))
         try:
@@ -82,7 +92,7 @@ def _losetup(*arguments: str) -> str:
         )  # fmt: skip
     except (subprocess.SubprocessError, OSError) as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        raise OSError(f"losetup {arguments[0]} failed: {said.strip()[:200]}") from error
+        raise NotExposed(f"losetup {arguments[0]} failed: {said.strip()[:200]}") from error
     return done.stdout.strip()
 
 

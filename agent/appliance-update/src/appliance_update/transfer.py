@@ -21,7 +21,6 @@ from appliance_update import faults
 from appliance_update.chunk_tool import ChunkTool, find_tool
 from appliance_update.chunks import NoReuse, Reuse
 from appliance_update.chunks import Store as ChunkStore
-from appliance_update.device import Device
 from appliance_update.download import (
     BLOCK,
     RESERVE,
@@ -98,18 +97,17 @@ class Transfer:
     # -- room ---------------------------------------------------------------------------------------------------------
 
     def preflight(self, release: Release) -> None:
-        """See that state partition, slot and ESP can take the release at its peak, before the first byte.
+        """See that state partition and ESP can take the release at its peak, before the first byte.
 
-        The peak is the whole artifacts' way: every file unpacked, and the largest one packed beside it; that of chunks
-        is lower. Raises `NoSpace`.
+        That the slots can was seen when the release was admitted and the disk inspected. The peak is the whole
+        artifacts' way: every file unpacked, and the largest one packed beside it; that of chunks is lower. Raises
+        `NoSpace`.
         """
         self.downloads.mkdir(parents=True, exist_ok=True)
         self.staging.mkdir(parents=True, exist_ok=True)
         self._see_state(release)
         device = self.installed.device() if self.installed else None
-        roles = {artifact.role for artifact in release.artifacts}
-        if device is not None and roles >= {Role.DATA.value, Role.VERITY.value, Role.UKI.value}:
-            see_slot(device, release)
+        if device is not None and any(artifact.role == Role.UKI.value for artifact in release.artifacts):
             freed = sum(entry.path.stat().st_size for entry in device.entries if entry.version != device.version)
             esp_preflight(device.esp, release, self.layout, freed)
 
@@ -248,17 +246,6 @@ def _pour(source: object, file: BinaryIO, limit: int, report: Callable[[int], No
     return digest.hexdigest(), length
 
 
-def see_slot(device: Device, release: Release) -> None:
-    """See that the standby slot's partitions can take what will be written into them. Raises `NoSpace`."""
-    for role, part in ((Role.DATA, device.standby.data), (Role.VERITY, device.standby.verity)):
-        needed = release.artifact(role).content_length
-        if part.size < needed:
-            raise NoSpace(
-                f"Slot {device.standby.name} has {part.size} bytes for {role.value}, release {release.version} needs "
-                f"{needed}: this disk was partitioned smaller than its description says"
-            )
-
-
 def esp_preflight(esp: Path, release: Release, layout: Layout, freed: int) -> None:
     """See that the ESP can take the new UKI, `freed` bytes being removed before. Raises `NoSpace`."""
     free = shutil.disk_usage(esp).free + freed
@@ -270,4 +257,4 @@ def esp_preflight(esp: Path, release: Release, layout: Layout, freed: int) -> No
         )
 
 
-__all__ = ["RESERVE", "NoSpace", "Progress", "Transfer", "TransferError", "esp_preflight", "hash_file", "see_slot"]
+__all__ = ["RESERVE", "NoSpace", "Progress", "Transfer", "TransferError", "esp_preflight", "hash_file"]

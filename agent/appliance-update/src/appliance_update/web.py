@@ -159,8 +159,8 @@ def _reason(error: requests.RequestException | urllib3.exceptions.HTTPError) -> 
     unresolved = "resol" in text.lower() or "Name or service" in text
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy's name cannot be resolved (is DNS up?)" if unresolved else "the proxy does not answer"
-    if isinstance(error, requests.exceptions.InvalidProxyURL | urllib3.exceptions.ProxySchemeUnknown):
-        return "the proxy's URL is not one; it begins with http://"
+    if isinstance(error, requests.exceptions.InvalidURL) and "proxy" in text.lower():
+        return f"the proxy's URL is not one ({text}); it is http://[user:password@]host:port"
     if isinstance(error, requests.exceptions.SSLError | urllib3.exceptions.SSLError):
         return f"the TLS certificate was refused ({error})"
     if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
