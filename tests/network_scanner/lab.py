@@ -22,6 +22,9 @@ ROOT = HERE.parents[1]
 Text = subprocess.CompletedProcess[str]
 PROGRAM = Path(sys.executable).with_name("network-scanner")
 
+HANGS = "~"
+"""What a port speaks that accepts and then neither says a word nor ever closes."""
+
 SHOW_ROOT = """
 set -e
 aside=$(mktemp -d)

@@ -2,7 +2,8 @@
 
 Called as `lab_hosts.py SPECIFICATION RECORD`; says `ready` when everything listens. A port's text beginning with
 `?` is said in answer to the first bytes received, any other as soon as somebody connects; after `?` and `!` the
-connection is closed when the first bytes have come.
+connection is closed when the first bytes have come. A port with the text `~` hangs: it takes connections, and then
+neither says a word nor ever closes one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def enter(namespace: str) -> None:
 
 
 def main() -> None:
-    selector = selectors.DefaultSelector()
+    selector, hanging = selectors.DefaultSelector(), list[socket.socket]()
     for host in json.loads(sys.argv[1]):
         enter(host["namespace"])
         for port in host["ports"]:
@@ -33,6 +34,10 @@ def main() -> None:
             listener.listen(16)
             listener.setblocking(False)
             says = host["speaks"].get(str(port), "")
+            if says == "~":
+                # The kernel accepts for it, as it does for a program that no longer gets round to it.
+                hanging.append(listener)
+                continue
             selector.register(listener, selectors.EVENT_READ, ("accept", host["name"], port, says))
     record = open(sys.argv[2], "a")  # noqa: SIM115 - for as long as the process lives
     print("ready", flush=True)

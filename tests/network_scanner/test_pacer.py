@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from network_scanner import connect
 from network_scanner.pacer import LIMIT_ALL, LIMIT_HOST, WINDOW, Budget, Pacer
 
 
@@ -22,40 +24,55 @@ class Clock:
         return self.now
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A connection: pause before it, packets leased, how long it lasts, and when (as a share) its packets leave.
+
+    At `reported` (a share as well) the pacer is told of what has left so far; the rest stays leased until the end.
+    """
+
+    pause: float
+    leased: int
+    duration: float
+    moments: list[float]
+    reported: float
+
+
 @st.composite
-def connections(draw: st.DrawFn) -> list[tuple[float, int, float, list[float]]]:
-    """Connections: pause before, packets leased, how long it lasts, and when (as a share) its packets really leave."""
+def connections(draw: st.DrawFn) -> list[Plan]:
     found = []
     for _ in range(draw(st.integers(1, 120))):
         leased = draw(st.integers(1, 6))
-        moments = draw(st.lists(st.floats(0, 1), max_size=leased))
-        found.append((draw(st.floats(0, 0.05)), leased, draw(st.floats(0, 0.9)), moments))
+        moments = sorted(draw(st.lists(st.floats(0, 1), max_size=leased)))
+        found.append(Plan(draw(st.floats(0, 0.05)), leased, draw(st.floats(0, 0.9)), moments, draw(st.floats(0, 1))))
     return found
 
 
 @given(connections(), st.integers(8, 40))
 @settings(max_examples=100, deadline=None)
 def test_no_second_holds_more_than_the_limit_whenever_the_leased_packets_really_leave(
-    plan: list[tuple[float, int, float, list[float]]], limit: int
+    plan: list[Plan], limit: int
 ) -> None:
     budget, now, sent = Budget(limit), 0.0, list[float]()
     running: list[tuple[float, int, int]] = []
 
     def finish_until(moment: float) -> None:
-        for end, leased, used in sorted(item for item in running if item[0] <= moment):
-            budget.settle(leased, used, end)
-            running.remove((end, leased, used))
+        for at, leased, used in sorted(item for item in running if item[0] <= moment):
+            budget.settle(leased, used, at)
+            running.remove((at, leased, used))
 
-    for pause, leased, duration, moments in plan:
-        now += pause
+    for item in plan:
+        now += item.pause
         finish_until(now)
-        while (delay := budget.wait(now, leased)) != 0.0:
-            # Wait as long as told, or until the next connection ends.
-            now = min([item[0] for item in running] + ([now + delay] if delay is not None else []))
+        while (delay := budget.wait(now, item.leased)) != 0.0:
+            # Wait as long as told, or until another connection says what it sent.
+            now = min([entry[0] for entry in running] + ([now + delay] if delay is not None else []))
             finish_until(now)
-        budget.lease(leased)
-        running.append((now + duration, leased, len(moments)))
-        sent += [now + duration * moment for moment in moments]
+        budget.lease(item.leased)
+        early = bisect.bisect_right(item.moments, item.reported)
+        running.append((now + item.duration * item.reported, early, early))
+        running.append((now + item.duration, item.leased - early, len(item.moments) - early))
+        sent += [now + item.duration * moment for moment in item.moments]
     sent.sort()
     for index, at in enumerate(sent):
         assert bisect.bisect_left(sent, at + 1.0) - index <= limit
@@ -104,6 +121,18 @@ async def test_what_was_leased_but_not_sent_is_given_back_at_once() -> None:
     assert pacer._host("host").used(1e12) == 0
 
 
+async def test_while_an_answer_is_awaited_only_what_it_may_cost_is_held_back() -> None:
+    clock = Clock()
+    pacer = Pacer(clock=clock)
+    lease = await pacer.lease("host", 4)
+    lease.sent(1)
+    assert (lease.count, pacer.sent, pacer._host("host").used(clock.now)) == (3, 1, 4)
+    clock.now += WINDOW
+    assert pacer._host("host").used(clock.now) == 3
+    lease.settle(2)
+    assert (pacer.sent, pacer._host("host").used(clock.now)) == (3, 2)
+
+
 async def test_a_lease_nobody_settled_blocks_its_host_and_nobody_else() -> None:
     pacer = Pacer()
     await pacer.lease("held", pacer.host_capacity)
@@ -129,8 +158,14 @@ async def test_a_lease_that_can_never_fit_is_refused_instead_of_waiting_for_ever
 @pytest.mark.parametrize(("rate", "host_rate"), [(100000, 1000), (100, 10), (1, 1)])
 def test_no_configuration_lifts_the_limits(rate: int, host_rate: int) -> None:
     pacer = Pacer(rate, host_rate)
-    assert 2 <= pacer.capacity < LIMIT_ALL
-    assert 2 <= pacer.host_capacity < LIMIT_HOST
+    assert pacer.capacity < LIMIT_ALL
+    assert pacer.host_capacity < LIMIT_HOST
+
+
+async def test_at_the_lowest_rates_a_host_can_still_be_asked_something() -> None:
+    pacer = Pacer(10, 5)
+    for cost in (connect.OPEN_COST + connect.NEIGHBOUR_COST, connect.EXCHANGE_COST, connect.CLOSE_COST):
+        (await asyncio.wait_for(pacer.lease("host", cost), 1)).settle(0)
 
 
 async def test_cancelling_who_waits_harms_nobody() -> None:

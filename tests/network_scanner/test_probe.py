@@ -9,6 +9,7 @@ import ipaddress
 import json
 import random
 import socket
+import statistics
 import sys
 from collections.abc import Iterator
 
@@ -16,11 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from network_scanner import connect, ports
+from appliance_protocol.inventory import DeviceClass
+from network_scanner import connect, ports, probe
+from network_scanner.classify import shipped_rules
+from network_scanner.facts import FactKind
 from network_scanner.link import Link
 from network_scanner.pacer import Pacer
 from network_scanner.packets import PacketError, ssh
-from network_scanner.probe import SILENT_LIMIT, Visit, port_order, visit_ports
+from network_scanner.probe import SILENT_LIMIT, Visit, port_order, visit_ports, visit_services
 from tests.network_scanner.conftest import SERVER, Scanned
 
 LOOPBACK = Link("lo", 1, "00:00:00:00:00:00", "127.0.0.1", ipaddress.IPv4Network("127.0.0.0/8"))
@@ -42,10 +46,21 @@ def visit(**options: object) -> Visit:
 
 @given(st.integers())
 def test_medical_ports_come_first_and_printing_ports_never(seed: int) -> None:
-    order = port_order(random.Random(seed))
-    assert set(order[: len(ports.MEDICAL)]) == set(ports.MEDICAL)
-    assert len(order) == len(set(order)) == 40
-    assert not set(order) & ports.NEVER
+    early, late = port_order(random.Random(seed))
+    assert set(early[: len(ports.MEDICAL)]) == set(ports.MEDICAL)
+    assert len(set(early + late)) == len(early + late) == 40
+    assert not set(early + late) & ports.NEVER
+
+
+@given(st.integers())
+def test_no_port_that_comes_after_the_questions_can_tell_a_medical_device_or_a_printer(seed: int) -> None:
+    early, late = port_order(random.Random(seed))
+    telling = [rule for rule in shipped_rules() if rule.device_class in (DeviceClass.MEDICAL, DeviceClass.PRINTER)
+               and FactKind.PORT in rule.kinds]
+    assert [port for port in late if any(rule.match.search(f"{port}/tcp") for rule in telling)] == []
+    # The rules do look at ports, so that this says something.
+    assert any(rule.match.search(f"{port}/tcp") for port in early for rule in telling)
+    assert {ports.SSH, *ports.HTTP, *ports.HTTPS} <= set(early), "what can be asked is known before it is asked"
 
 
 async def test_a_printing_port_is_not_touched_even_when_somebody_lists_it(
@@ -125,16 +140,52 @@ async def test_a_host_that_stops_answering_is_left_alone(monkeypatch: pytest.Mon
     assert pacer.sent <= SILENT_LIMIT + 2
 
 
+async def test_who_did_not_say_that_it_speaks_ssh_is_not_asked_for_its_key(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "SSH", listener.getsockname()[1])
+    seen = visit(open_ports=[ports.SSH])
+    await visit_services(LOOPBACK, Pacer(), seen, lambda facts: True)
+    listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+async def test_a_service_that_hangs_costs_the_others_little_while_it_is_waited_for(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts and never says a word: meanwhile no more is held back than an answer would make us send."""
+    monkeypatch.setattr(ports, "HTTP", (listener.getsockname()[1],))
+    monkeypatch.setattr(probe, "PAGE_WAIT", 0.5)
+    monkeypatch.setattr(connect, "CLOSE_TIMEOUT", 0.01)
+    pacer, held = Pacer(), list[int]()
+
+    async def watch() -> None:
+        while True:
+            held.append(pacer._all.leased)
+            await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(watch())
+    await visit_services(LOOPBACK, pacer, visit(open_ports=list(ports.HTTP)), lambda facts: True)
+    watching.cancel()
+    # The other values are those of the moments in which it connects, asks and closes.
+    assert statistics.mode(held) == connect.LISTEN_COST
+    # Nor does anything stay behind.
+    assert pacer._all.leased == 0
+
+
 @pytest.mark.netns
 def test_keys_of_real_servers_are_read_without_logging_in(scanned: Scanned) -> None:
     code = f"""
 import asyncio, json
+from network_scanner.facts import Fact, FactKind
 from network_scanner.link import open_link
 from network_scanner.pacer import Pacer
 from network_scanner.probe import Visit, visit_services
 
 async def main():
-    visit = Visit({SERVER.ip!r}, {SERVER.mac!r}, lambda: True, None, open_ports=[22, 80, 443])
+    banner = [Fact(FactKind.SSH_BANNER, "OpenSSH")]
+    visit = Visit({SERVER.ip!r}, {SERVER.mac!r}, lambda: True, None, open_ports=[22, 80, 443], facts=banner)
     found = []
     await visit_services(open_link("eth0"), Pacer(), visit, lambda facts: found.extend(facts) or True)
     print(json.dumps([[item.kind, item.value] for item in found]))

@@ -60,11 +60,11 @@ def test_saving_writes_what_changed_once_and_removes_what_is_gone(tmp_path: Path
 def test_a_store_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
     inventory, path = filled(), tmp_path / "devices.db"
     with contextlib.closing(Store(path)) as store:
-        store._db.conn.execute("PRAGMA query_only=1")
+        store._db.execute("PRAGMA query_only=1")
         with pytest.raises(StoreError, match="disk's space"):
             store.save(inventory)
         assert len(inventory.changed) == 2
-        store._db.conn.execute("PRAGMA query_only=0")
+        store._db.execute("PRAGMA query_only=0")
         store.save(inventory)
         assert len(store.load()) == 2
 
@@ -91,7 +91,7 @@ def test_an_older_program_reads_and_writes_beside_columns_a_newer_one_added(tmp_
         inventory.load(store.load())
         inventory.observe(Observation(NOW + 9, "98:e7:43:00:00:01", "10.0.0.7", (), "arp", bound=True))
         store.save(inventory)
-        assert store._db.conn.execute("PRAGMA user_version").fetchone()[0] == 9
+        assert store._db.execute("PRAGMA user_version").fetchone()[0] == 9
 
 
 def test_scans_and_events_are_bounded_and_old_devices_forgotten_unless_a_person_spoke(tmp_path: Path) -> None:
@@ -101,13 +101,13 @@ def test_scans_and_events_are_bounded_and_old_devices_forgotten_unless_a_person_
             inventory.happen(next(iter(inventory.assets)), NOW + number, "presence", "x")
         store.save(inventory)
         rows = [(str(number), number) for number in range(MAX_SCANS + 50)]
-        with store._db.conn:
-            store._db.conn.executemany("INSERT INTO scans VALUES (?, ?, '{}')", rows)
+        with store._db:
+            store._db.executemany("INSERT INTO scans VALUES (?, ?, '{}')", rows)
         forgotten = store.prune(NOW + 40 * 86400)
         left = store.load()
         assert [asset.randomised for asset in left] == [False]
         assert len(forgotten) == 1
-        assert store._db.conn.execute("SELECT count(*) FROM scans").fetchone()[0] == MAX_SCANS
+        assert store._db.execute("SELECT count(*) FROM scans").fetchone()[0] == MAX_SCANS
         assert len(store.history(left[0].id, 1000)) == 200
         store.prune(NOW + 4000 * 86400)
         assert len(store.load()) == 1, "a person excluded it: it is never forgotten"

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -20,10 +19,8 @@ from starlette.routing import Route
 
 from appliance_protocol.inventory import DeviceClass, ScanPolicy
 from appliance_protocol.wire import Model, WireError, decode
+from network_scanner.service import Service
 from network_scanner.store import StoreError
-
-if TYPE_CHECKING:
-    from network_scanner.service import Service
 
 GROUP = "appliance-local"
 MAX_BODY = 16 * 1024

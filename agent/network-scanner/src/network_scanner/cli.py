@@ -12,9 +12,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from appliance_protocol.inventory import Device, ScanSummary
-from appliance_protocol.local import SCANNER_SOCKET, LocalServiceError, request
-from appliance_protocol.local_models import ScannerStatus
+from appliance_protocol.inventory import Device, ScannerStatus, ScanSummary
 from network_scanner import VERSION
 from network_scanner.config import DEFAULT_PATH, Config, ConfigError, Loaded, load
 from network_scanner.pacer import LIMIT_ALL
@@ -95,23 +93,25 @@ def scan(
 @click.option("--config", type=click.Path(path_type=Path), help=f"Configuration [default: {DEFAULT_PATH}].")
 def run(config: Path | None) -> None:
     """Run the service: listen always, sweep and scan by the schedule, answer on the local socket."""
-    from network_scanner import service
+    from network_scanner import serve
 
     loaded = read_config(config)
     try:
-        asyncio.run(service.serve(loaded))
-    except service.ServiceError as error:
+        asyncio.run(serve.serve(loaded))
+    except serve.ServiceError as error:
         fail(error.code, str(error))
 
 
 def _ask(method: str, resource: str, model: Any, socket: Path, body: object = None) -> Any:
+    from appliance_protocol.local import LocalServiceError, request  # not for the service: it brings an HTTP client
+
     try:
         return request(socket, method, resource, model, body=body)
     except LocalServiceError as error:
         fail(5, f"{error}\nTry: systemctl status network-scanner")
 
 
-_SOCKET = click.option("--socket", default=SCANNER_SOCKET, type=click.Path(path_type=Path), show_default=True)
+_SOCKET = click.option("--socket", default=Config.socket, type=click.Path(path_type=Path), show_default=True)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

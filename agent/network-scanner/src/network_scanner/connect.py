@@ -14,19 +14,22 @@ import struct
 from dataclasses import dataclass
 
 from network_scanner.link import Link, bind_socket
-from network_scanner.pacer import Pacer
+from network_scanner.pacer import Lease, Pacer
 
 CONNECT_TIMEOUT = 0.9
 """Seconds; below the kernel's first retransmission (1 s), so that a silent port costs one packet and no second SYN."""
-CLOSE_TIMEOUT = 1.0
+CLOSE_TIMEOUT = 0.5
+"""Seconds; a program that is alive closes as soon as it reads our FIN, one that hangs would not in any time."""
 RECEIVE_BUFFER = 4096
 """Bytes; a small window keeps a talkative service from making us acknowledge a flood."""
 OPEN_COST = 2
 """SYN and ACK."""
 CLOSE_COST = 3
 """FIN, the ACK of the other side's, and one for what comes in between."""
-EXCHANGE_COST = 4
-"""One segment out and the acknowledgements of as much as our window lets in before we read it."""
+LISTEN_COST = 3
+"""The acknowledgements of as much as our window lets in before we read it."""
+EXCHANGE_COST = 1 + LISTEN_COST
+"""One segment out, and listening."""
 NEIGHBOUR_COST = 1
 """The kernel's ARP request before the first connection to a host."""
 
@@ -51,6 +54,8 @@ class Connection:
     sock: socket.socket
     host: str
     pacer: Pacer
+    lease: Lease
+    """What may still be sent: when it is open, the next step needs no other."""
     counted: int = 0
 
     async def exchange(self, payload: bytes, limit: int, wait: float) -> bytes:
@@ -66,17 +71,20 @@ class Connection:
 
         The receive window bounds what can arrive, and be acknowledged, between two readings: one lease covers it.
         """
-        lease = await self.pacer.lease(self.host, EXCHANGE_COST if payload else EXCHANGE_COST - 1)
+        if not self.lease.open:
+            self.lease = await self.pacer.lease(self.host, EXCHANGE_COST if payload else LISTEN_COST)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(wait):
                 if payload:
                     await loop.sock_sendall(self.sock, payload)
+                    # While we wait, only what an answer would cost is held back from the visits to others.
+                    self.lease.sent(self.segments())
                 return await loop.sock_recv(self.sock, RECEIVE_BUFFER)
         except (TimeoutError, OSError):
             return b""
         finally:
-            lease.settle(self.segments())
+            self.lease.settle(self.segments())
 
     def segments(self) -> int:
         """Segments sent since this was last asked."""
@@ -86,10 +94,12 @@ class Connection:
 
     async def close(self) -> None:
         """Say that we are done, wait for the other side to say so too, and only then let go."""
+        self.lease.settle(self.segments())
         lease = await self.pacer.lease(self.host, CLOSE_COST)
         try:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
+            lease.sent(self.segments())
             finished = await self._drain()
             if finished is None:
                 # It goes on talking: only a reset stops that, and what it makes us acknowledge.
@@ -97,7 +107,7 @@ class Connection:
             # Without the other side's FIN the kernel will acknowledge it after us: count that one now.
             lease.settle(self.segments() + (0 if finished else 1))
         finally:
-            lease.settle(CLOSE_COST)
+            lease.settle(lease.count)
             self.sock.close()
 
     async def _drain(self) -> bool | None:
@@ -114,14 +124,17 @@ class Connection:
 
 
 async def connect(
-    link: Link, pacer: Pacer, ip: str, port: int, *, host: str, first: bool = False
+    link: Link, pacer: Pacer, ip: str, port: int, *, host: str, first: bool = False, room: int = 0
 ) -> tuple[PortState, Connection | None]:
     """Connect to a port; `host` is whom the pacer counts it for, `first` whether it is the first connection of a scan.
 
-    Raises `OSError` when this machine itself cannot (no route, no ports left).
+    `room` is what the first step will cost. It is leased along, because a host that speaks first does not wait for a
+    second lease. Raises `OSError` when this machine itself cannot (no route, no ports left).
     """
     extra = NEIGHBOUR_COST if first else 0
-    lease = await pacer.lease(host, OPEN_COST + extra)
+    if OPEN_COST + extra + room > pacer.host_capacity:
+        room = 0
+    lease = await pacer.lease(host, OPEN_COST + extra + room)
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
@@ -137,8 +150,11 @@ async def connect(
         if state is None:
             raise
         return state, None
-    connection = Connection(sock, host, pacer)
-    lease.settle(connection.segments() + extra)
+    connection = Connection(sock, host, pacer, lease)
+    if room:
+        lease.sent(connection.segments() + extra)
+    else:
+        lease.settle(connection.segments() + extra)
     return PortState.OPEN, connection
 
 

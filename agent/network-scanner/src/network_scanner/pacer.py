@@ -27,6 +27,8 @@ SLACK_ALL = 6
 SLACK_HOST = 3
 SLACK_SWEEP = 3
 """What is left of the rate while only ARP requests leave."""
+LEAST = 4
+"""Packets that can be leased at once at the lowest rates: with fewer, nobody could be asked anything at all."""
 WINDOW = 1.01
 """Seconds; 10 ms more than the promise, for the time between our clock and the wire."""
 BURST = 4
@@ -86,14 +88,24 @@ class Lease:
     """Packets that may be sent now. `settle` it as soon as no more of them will be."""
 
     count: int
-    _finish: Callable[[int], None]
+    _finish: Callable[[int, int], None]
     open: bool = True
 
+    def sent(self, packets: int) -> None:
+        """Say that so many have left and that the rest may follow: a wait then holds back only what it may cost."""
+        if self.open:
+            part = min(packets, self.count)
+            self.count -= part
+            self._finish(part, packets)
+
     def settle(self, used: int) -> None:
-        """Say how many packets were sent; more than leased is recorded as it is. Further calls do nothing."""
+        """Say how many more were sent, and that none will be; more than leased is recorded as it is.
+
+        Further calls do nothing.
+        """
         if self.open:
             self.open = False
-            self._finish(used)
+            self._finish(self.count, used)
 
 
 class Pacer:
@@ -104,8 +116,8 @@ class Pacer:
     ) -> None:
         """`rate` and `host_rate` in packets a second, both clipped to the limits above."""
         rate, host_rate = max(10, min(rate, LIMIT_ALL)), max(5, min(host_rate, LIMIT_HOST))
-        self.capacity = max(rate - SLACK_ALL, 4)
-        self.host_capacity = max(min(host_rate - SLACK_HOST, self.capacity), 2)
+        self.capacity = max(rate - SLACK_ALL, LEAST)
+        self.host_capacity = max(min(host_rate - SLACK_HOST, self.capacity), LEAST)
         self.sent = 0
         self._sweep_extra = max(SLACK_ALL - SLACK_SWEEP, 0)
         self._all = Budget(self.capacity)
@@ -126,8 +138,9 @@ class Pacer:
         while True:
             await self._wait(self._host(host) if host else None, count)
             async with self._turn:
-                await self._wait(self._all, count, extra)
                 await self._smooth(count, extra)
+                # Asked last, since the kernel may have sent something meanwhile.
+                await self._wait(self._all, count, extra)
                 budget = self._host(host) if host else None
                 if budget is None or budget.wait(self._clock(), count) == 0.0:
                     return self._grant(budget, count)
@@ -149,14 +162,14 @@ class Pacer:
         if budget is not None:
             budget.lease(count)
 
-        def finish(used: int) -> None:
+        def finish(leased: int, used: int) -> None:
             now = self._clock()
             self.sent += used
-            self._all.settle(count, used, now)
+            self._all.settle(leased, used, now)
             if budget is not None:
-                budget.settle(count, used, now)
+                budget.settle(leased, used, now)
             # What was leased but not sent need not be waited for either.
-            self._next -= max(count - used, 0) / self.capacity
+            self._next -= max(leased - used, 0) / self.capacity
 
         return Lease(count, finish)
 

@@ -25,6 +25,9 @@ HTTP = (80, 8080, 8008)
 HTTPS = (443, 8443)
 SSH = 22
 
+EARLY = frozenset({631, SSH, *HTTP, *HTTPS})
+"""Ports to know before a host is asked anything: the one that gives a printer away, and those that can be asked."""
+
 CURATED: dict[int, str] = {**MEDICAL, **COMMON}
 """Forty ports. nmap's thousand most frequent ones contain none of the first ten."""
 

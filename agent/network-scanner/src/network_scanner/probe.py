@@ -1,8 +1,11 @@
 """One host, gently: which of the curated ports are open, and what the harmless ones say of themselves.
 
 The order is the protection. Medical ports come first, and one that is open ends the visit: no further connection, and
-never a byte. What is said by the rest (web pages, SSH, certificates) is only asked for after everything known has been
-weighed once more, and never of anything that may be a printer or a medical device.
+never a byte. Then come the port that gives a printer away and those that can be asked (web pages, certificates, SSH).
+With these known, everything known is weighed once more, and only what can be neither printer nor medical device is
+asked: no port that comes later could change that verdict (`tests/network_scanner/test_probe.py` holds this against
+the rules). The other ports come last, so that one host's slow answers are waited for while others are visited, and
+not by everybody at the end of the scan.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from network_scanner import ports
-from network_scanner.connect import Connection, PortState, connect
+from network_scanner.connect import EXCHANGE_COST, LISTEN_COST, Connection, PortState, connect
 from network_scanner.facts import Fact, FactKind, fact
 from network_scanner.link import Link
 from network_scanner.pacer import Pacer
@@ -23,8 +26,10 @@ from network_scanner.packets import PacketError, http, ssh, x509
 SILENT_LIMIT = 8
 """Ports without any answer in a row, after which the host is asked by ARP whether it is still well."""
 BANNER_WAIT = 1.0
+"""Seconds for a first word, and for the last one of a handshake."""
 HANDSHAKE_STEPS = 12
 PAGE_WAIT = 1.5
+"""Seconds for each part of an answer: small devices make up their pages while one waits."""
 
 
 @dataclass
@@ -40,39 +45,45 @@ class Visit:
     open_ports: list[int] = field(default_factory=list)
     stopped: str = ""
     """Why the visit ended early, in words."""
+    met: bool = False
+    """Whether a connection has been tried."""
+    silent: int = 0
+    """Ports without any answer, in a row."""
 
 
-def port_order(rng: random.Random | None = None) -> list[int]:
-    """Medical ports first, each half in random order, so that no two hosts are asked in step."""
+def port_order(rng: random.Random | None = None) -> tuple[list[int], list[int]]:
+    """The ports before the questions, medical ones first, and those after; shuffled, so that no hosts go in step."""
     generator = rng or random.Random()  # noqa: S311 - order, not secrecy
     medical, common = list(ports.MEDICAL), list(ports.COMMON)
     generator.shuffle(medical)
     generator.shuffle(common)
-    return [port for port in medical + common if port not in ports.NEVER]
+    early = [port for port in common if port in ports.EARLY]
+    late = [port for port in common if port not in ports.EARLY]
+    return medical + early, late
 
 
-async def visit_ports(link: Link, pacer: Pacer, visit: Visit, order: Sequence[int] | None = None) -> None:
+async def visit_ports(link: Link, pacer: Pacer, visit: Visit, order: Sequence[int]) -> None:
     """Connect to each port in turn, one connection at a time. Raises `OSError` when this machine cannot send."""
-    silent, first = 0, True
-    for port in order if order is not None else port_order():
-        if port in ports.NEVER or not visit.allowed():
-            visit.stopped = visit.stopped or ("" if visit.allowed() else "its policy no longer allows it")
-            if not visit.allowed():
-                return
+    for port in order:
+        if port in ports.NEVER:
             continue
-        state, connection = await connect(link, pacer, visit.ip, port, host=visit.mac, first=first)
-        first = False
+        if not visit.allowed():
+            visit.stopped = visit.stopped or "its policy no longer allows it"
+            return
+        room = LISTEN_COST if port == ports.SSH else 0
+        state, connection = await connect(link, pacer, visit.ip, port, host=visit.mac, first=not visit.met, room=room)
+        visit.met = True
         if connection is not None:
             await _opened(visit, port, connection)
             if port in ports.MEDICAL and visit.stop_at_medical:
                 visit.stopped = f"port {port} is open: it may be a medical device"
                 return
-        silent = silent + 1 if state in (PortState.SILENT, PortState.UNREACHABLE) else 0
-        if silent >= SILENT_LIMIT:
+        visit.silent = visit.silent + 1 if state in (PortState.SILENT, PortState.UNREACHABLE) else 0
+        if visit.silent >= SILENT_LIMIT:
             if not await visit.alive():
                 visit.stopped = "it stopped answering"
                 return
-            silent = 0
+            visit.silent = 0
 
 
 async def _opened(visit: Visit, port: int, connection: Connection) -> None:
@@ -91,16 +102,17 @@ async def _opened(visit: Visit, port: int, connection: Connection) -> None:
 async def visit_services(link: Link, pacer: Pacer, visit: Visit, learnt: Callable[[list[Fact]], bool]) -> None:
     """Ask the open web and SSH ports what they are. `learnt` takes the facts and says whether we may go on.
 
-    Raises `OSError` when this machine cannot send.
+    Who did not say that it speaks SSH is not asked for its key. Raises `OSError` when this machine cannot send.
     """
+    speaks_ssh = any(item.kind is FactKind.SSH_BANNER for item in visit.facts)
     steps = (
-        (ports.HTTP, _start_page), (ports.HTTPS, _certificate), ((ports.SSH,), _ssh_key),
+        (ports.HTTP, _start_page), (ports.HTTPS, _certificate), ((ports.SSH,) if speaks_ssh else (), _ssh_key),
     )
     for candidates, step in steps:
         port = next((number for number in candidates if number in visit.open_ports), None)
         if port is None or not visit.allowed():
             continue
-        _, connection = await connect(link, pacer, visit.ip, port, host=visit.mac)
+        _, connection = await connect(link, pacer, visit.ip, port, host=visit.mac, room=EXCHANGE_COST)
         if connection is None:
             continue
         try:

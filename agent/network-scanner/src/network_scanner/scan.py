@@ -21,14 +21,14 @@ from network_scanner.inventory import Inventory
 from network_scanner.link import Link, LinkError
 from network_scanner.listener import Listener
 from network_scanner.pacer import Pacer
-from network_scanner.probe import Visit, visit_ports, visit_services
+from network_scanner.probe import Visit, port_order, visit_ports, visit_services
 from network_scanner.sweep import Sweeper, SweepResult
 
 MAX_ADDRESSES = 4096
 """Addresses of one sweep (a /20): at 100 a second already over a minute."""
 VISITS = 64
 """Hosts visited at the same time, at most."""
-VISIT_SPACING = 0.1
+VISIT_SPACING = 0.13
 """Seconds between the starts of two visits. A host visited probes our address some seconds later (it answers to one
 it has not confirmed): hosts started together would make the kernel answer them together, beside the pacer."""
 
@@ -203,12 +203,16 @@ class Scanner:
             # A person who chose `standard` for this device has answered the question that stopping asks.
             stop_at_medical=asset.policy_by != "person",
         )
-        await visit_ports(self.link, self.pacer, visit)
-        if not self._learn(visit, visit.facts):
+        early, late = port_order()
+        await visit_ports(self.link, self.pacer, visit, early)
+        may_ask = self._learn(visit, visit.facts)
+        if visit.stopped:
             return
-        if self.probing.read_banners and visit.open_ports:
+        if may_ask and self.probing.read_banners:
             await visit_services(self.link, self.pacer, visit, lambda facts: self._learn(visit, facts))
-        await self._ask_host(visit)
+        await visit_ports(self.link, self.pacer, visit, late)
+        if self._learn(visit, visit.facts):
+            await self._ask_host(visit)
 
     def _learn(self, visit: Visit, facts: list[Fact]) -> bool:
         """Keep what a visit found; whether the host may be spoken to now that this is known."""

@@ -1,4 +1,4 @@
-"""The service: listens always, sweeps and scans by the schedule, obeys pause and quiet hours at once."""
+"""The service's state: listens always, sweeps and scans by the schedule, obeys pause and quiet hours at once."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import ipaddress
 import logging
 import random
 import secrets
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from appliance_protocol.inventory import DeviceClass, ScanPolicy, ScanSummary
-from appliance_protocol.local_models import ScannerStatus
-from network_scanner import VERSION, api
+from appliance_protocol.inventory import DeviceClass, ScannerStatus, ScanPolicy, ScanSummary
+from network_scanner import VERSION
 from network_scanner.addresses import Network4
 from network_scanner.anomalies import Watch
 from network_scanner.asset import Asset
@@ -25,7 +23,6 @@ from network_scanner.config import Exclusions, Loaded, is_quiet
 from network_scanner.inventory import Inventory
 from network_scanner.link import Link, LinkError, default_interface, is_running, open_link
 from network_scanner.listener import Listener
-from network_scanner.notify import notify
 from network_scanner.oui import OuiError, VendorTable
 from network_scanner.pacer import Pacer
 from network_scanner.scan import Scanner, sweep_network
@@ -33,20 +30,11 @@ from network_scanner.store import Store, StoreError
 
 log = logging.getLogger("network-scanner")
 
-TICK = 1.0
 SAVE_SECONDS = 10.0
 PRUNE_SECONDS = 86400.0
 FIRST_SCAN = (4.0, 10.0)
 """Seconds after the start at which the first scan may begin: long enough to have listened first."""
 FOREVER = "forever"
-
-
-class ServiceError(RuntimeError):
-    """Why the service cannot run; `code` is the exit code."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Service:
@@ -267,6 +255,8 @@ class Service:
             if clock - self._saved_at >= SAVE_SECONDS:
                 self.save()
                 self.problems["store"] = ""
+            problem = self.store.tend()
+            self.problems["schema"] = f"{problem}." if problem else ""
             if clock - self._pruned_at >= PRUNE_SECONDS or not self._pruned_at:
                 self._pruned_at = clock
                 for gone in self.store.prune(time.time()):
@@ -284,42 +274,3 @@ class Service:
         with contextlib.suppress(StoreError):
             self.save()
         self.store.close()
-
-
-async def serve(loaded: Loaded) -> None:
-    """Run until SIGTERM or SIGINT. Raises `ServiceError`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        service = Service(loaded)
-        sock = api.listen(Path(service.config.socket))
-    except StoreError as error:
-        raise ServiceError(2, str(error)) from error
-    except OSError as error:
-        raise ServiceError(2, f"{loaded.config.socket}: {error.strerror}; is the runtime directory there?") from error
-    for warning in loaded.warnings:
-        log.warning("%s", warning)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = api.server(service)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
-    try:
-        await _loop(service, stop, serving)
-    finally:
-        notify("STOPPING=1")
-        server.should_exit = True
-        await asyncio.wait([serving], timeout=5)
-        await service.close()
-        api.remove(Path(service.config.socket))
-
-
-async def _loop(service: Service, stop: asyncio.Event, serving: asyncio.Task[None]) -> None:
-    ready = False
-    while not stop.is_set():
-        await service.tick()
-        if serving.done():
-            raise ServiceError(1, "the local API stopped; see the log above")
-        notify("WATCHDOG=1" if ready else "READY=1\nWATCHDOG=1")
-        ready = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), TICK)

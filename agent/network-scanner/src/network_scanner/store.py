@@ -1,16 +1,15 @@
-"""The inventory on disk: SQLite in WAL mode by sqlite-utils, every table bounded."""
+"""The inventory on disk: SQLite in WAL mode, every table bounded."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from sqlite_utils import Database
 
 from appliance_protocol.inventory import DeviceClass, DeviceEvent, Presence, ScanPolicy, ScanSummary
+from appliance_protocol.schema import TRIAL_MARK, Schema, Standing, bring_up, on_trial
 from appliance_protocol.wire import prepare
 from network_scanner.asset import Asset, Seen
 from network_scanner.facts import Fact, FactKind
@@ -19,7 +18,6 @@ from network_scanner.inventory import Happening, Inventory
 # Read in several threads below, see `prepare`.
 prepare(ScanSummary)
 
-VERSION = 1
 MAX_EVENTS = 20_000
 MAX_EVENTS_OF_DEVICE = 200
 MAX_SCANS = 500
@@ -28,23 +26,37 @@ KEEP_DAYS = 365
 KEEP_RANDOMISED_DAYS = 30
 """The same for devices that only ever showed made-up addresses."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS devices (
-  id TEXT PRIMARY KEY, first_seen REAL NOT NULL, last_seen REAL NOT NULL, device_class TEXT NOT NULL,
-  confidence REAL NOT NULL, reasons TEXT NOT NULL, class_locked INTEGER NOT NULL, policy TEXT NOT NULL,
-  policy_by TEXT NOT NULL, presence TEXT NOT NULL, missed INTEGER NOT NULL, fragile INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS addresses (
-  device_id TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE, kind TEXT NOT NULL, address TEXT NOT NULL,
-  first_seen REAL NOT NULL, last_seen REAL NOT NULL, PRIMARY KEY (device_id, kind, address)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS facts (
-  device_id TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE, kind TEXT NOT NULL, value TEXT NOT NULL,
-  first_seen REAL NOT NULL, last_seen REAL NOT NULL, PRIMARY KEY (device_id, kind, value)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-  id INTEGER PRIMARY KEY, device_id TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS events_device ON events(device_id, at);
-CREATE TABLE IF NOT EXISTS scans (id TEXT PRIMARY KEY, started_at REAL NOT NULL, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
+SCHEMA = Schema(
+    steps=(
+        (
+            """
+            CREATE TABLE IF NOT EXISTS devices (
+              id TEXT PRIMARY KEY, first_seen REAL NOT NULL, last_seen REAL NOT NULL, device_class TEXT NOT NULL,
+              confidence REAL NOT NULL, reasons TEXT NOT NULL, class_locked INTEGER NOT NULL, policy TEXT NOT NULL,
+              policy_by TEXT NOT NULL, presence TEXT NOT NULL, missed INTEGER NOT NULL, fragile INTEGER NOT NULL)
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS addresses (
+              device_id TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE, kind TEXT NOT NULL,
+              address TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL,
+              PRIMARY KEY (device_id, kind, address)) WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS facts (
+              device_id TEXT NOT NULL REFERENCES devices(id) ON DELETE CASCADE, kind TEXT NOT NULL, value TEXT NOT NULL,
+              first_seen REAL NOT NULL, last_seen REAL NOT NULL, PRIMARY KEY (device_id, kind, value)) WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS events (
+              id INTEGER PRIMARY KEY, device_id TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
+              detail TEXT NOT NULL)
+            """,
+            "CREATE INDEX IF NOT EXISTS events_device ON events(device_id, at)",
+            "CREATE TABLE IF NOT EXISTS scans (id TEXT PRIMARY KEY, started_at REAL NOT NULL, document TEXT NOT NULL)",
+            "CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        ),
+    )
+)
 
 # Columns are always named, so that an older program can write beside columns that a newer one added.
 _COLUMNS = (
@@ -60,52 +72,59 @@ class StoreError(RuntimeError):
 class Store:
     """The database. One process writes; others may read."""
 
-    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False, trial_mark: Path = TRIAL_MARK) -> None:
         """Open or create the database. Raises `StoreError`."""
         self.path = str(path)
+        self._trial_mark = trial_mark
+        self.standing = Standing(SCHEMA.version)
         try:
             if read_only:
-                connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
+                self._db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
             else:
-                connection = sqlite3.connect(self.path, timeout=5)
-            self._db = Database(connection, execute_plugins=False)
+                self._db = sqlite3.connect(self.path, timeout=5)
+            self._db.row_factory = sqlite3.Row
             if not read_only:
                 self._prepare()
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
     def _prepare(self) -> None:
-        self._db.conn.execute("PRAGMA journal_mode=WAL")
-        self._db.conn.execute("PRAGMA synchronous=NORMAL")
-        self._db.conn.execute("PRAGMA foreign_keys=ON")
-        self._db.conn.execute("PRAGMA journal_size_limit=4194304")
-        version = self._db.conn.execute("PRAGMA user_version").fetchone()[0]
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA foreign_keys=ON")
+        self._db.execute("PRAGMA journal_size_limit=4194304")
         # A newer schema is read as it is: changes only ever add (expand, then contract), so that a rollback can go on.
-        self._db.conn.executescript(_SCHEMA)
-        if version < VERSION:
-            self._db.conn.execute(f"PRAGMA user_version={VERSION}")
-        self._db.conn.commit()
+        self.standing = bring_up(self._db, SCHEMA, held=on_trial(self._trial_mark))
+
+    def tend(self) -> str:
+        """Change the schema once a trial is over; what is wrong with it, or an empty text. Raises `StoreError`."""
+        if self.standing.held and not self._db.in_transaction:
+            try:
+                self.standing = bring_up(self._db, SCHEMA, held=on_trial(self._trial_mark))
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+        return f"device store {self.path}: {self.standing.problem}" if self.standing.problem else ""
 
     def close(self) -> None:
         """Close the database."""
-        self._db.conn.close()
+        self._db.close()
 
     def load(self) -> list[Asset]:
         """Every device. Raises `StoreError`."""
         try:
-            assets = {row["id"]: _asset(row) for row in self._db.query("SELECT * FROM devices")}
-            for row in self._db.query("SELECT * FROM addresses"):
+            assets = {row["id"]: _asset(row) for row in self._db.execute("SELECT * FROM devices")}
+            for row in self._db.execute("SELECT * FROM addresses"):
                 asset = assets.get(row["device_id"])
                 if asset is not None:
                     table = asset.macs if row["kind"] == "mac" else asset.ips
                     table[row["address"]] = Seen(row["first_seen"], row["last_seen"])
             kinds = set(FactKind)
-            for row in self._db.query("SELECT * FROM facts"):
+            for row in self._db.execute("SELECT * FROM facts"):
                 asset = assets.get(row["device_id"])
                 if asset is not None and row["kind"] in kinds:
                     known = Fact(FactKind(row["kind"]), row["value"])
                     asset.facts[known] = Seen(row["first_seen"], row["last_seen"])
-        except (sqlite3.Error, ValueError, KeyError, msgspec.MsgspecError) as error:
+        except (sqlite3.Error, ValueError, IndexError, msgspec.MsgspecError) as error:
             raise self._broken(error) from error
         return list(assets.values())
 
@@ -116,10 +135,10 @@ class Store:
         """
         changed = [inventory.assets[key] for key in inventory.changed if key in inventory.assets]
         try:
-            with self._db.conn:
+            with self._db:
                 for gone in inventory.removed:
-                    self._db.conn.execute("DELETE FROM devices WHERE id = ?", [gone])
-                    self._db.conn.execute("DELETE FROM events WHERE device_id = ?", [gone])
+                    self._db.execute("DELETE FROM devices WHERE id = ?", [gone])
+                    self._db.execute("DELETE FROM events WHERE device_id = ?", [gone])
                 for asset in changed:
                     self._save_asset(asset)
                 self._save_events(inventory.happenings)
@@ -135,7 +154,7 @@ class Store:
             msgspec.json.encode(asset.reasons).decode(), int(asset.class_locked), asset.policy.value, asset.policy_by,
             asset.presence.value, asset.missed, int(asset.fragile),
         )
-        execute, executemany = self._db.conn.execute, self._db.conn.executemany
+        execute, executemany = self._db.execute, self._db.executemany
         execute(f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
         execute("DELETE FROM addresses WHERE device_id = ?", [asset.id])
         execute("DELETE FROM facts WHERE device_id = ?", [asset.id])
@@ -150,7 +169,7 @@ class Store:
         )
 
     def _save_events(self, happenings: Iterable[Happening]) -> None:
-        self._db.conn.executemany(
+        self._db.executemany(
             "INSERT INTO events (device_id, at, kind, detail) VALUES (?, ?, ?, ?)",
             [(item.asset_id, item.event.at, item.event.kind, item.event.detail) for item in happenings],
         )
@@ -163,8 +182,8 @@ class Store:
     def save_scan(self, scan: ScanSummary) -> None:
         """Write a scan, running or finished. Raises `StoreError`."""
         try:
-            with self._db.conn:
-                self._db.conn.execute(
+            with self._db:
+                self._db.execute(
                     "INSERT OR REPLACE INTO scans (id, started_at, document) VALUES (?, ?, ?)",
                     [scan.id, scan.started_at, msgspec.json.encode(scan).decode()],
                 )
@@ -189,8 +208,8 @@ class Store:
     def set_setting(self, key: str, value: str) -> None:
         """Keep a setting. Raises `StoreError`."""
         try:
-            with self._db.conn:
-                self._db.conn.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", [key, value])
+            with self._db:
+                self._db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", [key, value])
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
@@ -203,17 +222,17 @@ class Store:
         )
         limits = [now - KEEP_DAYS * 86400, now - KEEP_RANDOMISED_DAYS * 86400]
         try:
-            with self._db.conn:
-                gone = [row[0] for row in self._db.conn.execute(stale, limits)]
-                self._db.conn.executemany("DELETE FROM devices WHERE id = ?", [[item] for item in gone])
-                self._db.conn.execute(
+            with self._db:
+                gone = [row[0] for row in self._db.execute(stale, limits)]
+                self._db.executemany("DELETE FROM devices WHERE id = ?", [[item] for item in gone])
+                self._db.execute(
                     "DELETE FROM events WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY "
                     "device_id ORDER BY id DESC) AS place FROM events) WHERE place > ?)", [MAX_EVENTS_OF_DEVICE],
                 )
-                self._db.conn.execute(
+                self._db.execute(
                     "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", [MAX_EVENTS]
                 )
-                self._db.conn.execute(
+                self._db.execute(
                     "DELETE FROM scans WHERE id NOT IN (SELECT id FROM scans ORDER BY started_at DESC LIMIT ?)",
                     [MAX_SCANS],
                 )
@@ -221,9 +240,9 @@ class Store:
             raise self._broken(error) from error
         return gone
 
-    def _query(self, sql: str, parameters: list[object]) -> list[dict[str, Any]]:
+    def _query(self, sql: str, parameters: list[object]) -> list[sqlite3.Row]:
         try:
-            return list(self._db.query(sql, parameters))
+            return list(self._db.execute(sql, parameters))
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
@@ -231,7 +250,7 @@ class Store:
         return StoreError(f"device store {self.path}: {error}; check the disk's space and the file's owner")
 
 
-def _asset(row: dict[str, Any]) -> Asset:
+def _asset(row: sqlite3.Row) -> Asset:
     return Asset(
         id=row["id"], first_seen=row["first_seen"], last_seen=row["last_seen"],
         device_class=DeviceClass(row["device_class"]), confidence=row["confidence"],
