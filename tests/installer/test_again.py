@@ -84,6 +84,16 @@ def test_a_medium_that_was_left_in_does_not_erase_the_appliance_by_itself(
     assert sourced(Path("/sys"), script, str(seed), str(everywhere), lived_in)[0] == [goes]
 
 
+def test_an_appliance_that_was_never_started_counts_as_well(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(32 * MIB)
+    table = "label: gpt\nsize=4MiB, name=ESP\nsize=4MiB, name=t640-verity_2026.11.0\nsize=4MiB, name=t640_2026.11.0\n"
+    run("sfdisk", "--quiet", str(disk), text=table)
+    words, _ = sourced(Path("/sys"), 'previous_appliance "$1"', str(disk))
+    assert "has not been started yet" in " ".join(words)
+
+
 # -- a power cut -------------------------------------------------------------------------------------------------------
 
 CUT = """#!/bin/bash

@@ -137,7 +137,12 @@ state_range() { partitions "$1" | sed -n 's/ state$//p' | sed -n 1p; }
 # previous_appliance DISK: one sentence about the appliance that is installed there, nothing if there is none.
 previous_appliance() {
   local offset length mounted file site='' device=''
-  read -r offset length < <(state_range "$1") || return 0
+  if ! read -r offset length < <(state_range "$1"); then
+    if [ -n "$(partitions "$1" | sed -n '/ [a-z0-9]*-verity_[0-9.]*$/p')" ]; then
+      echo "An appliance is installed here, and has not been started yet."
+    fi
+    return 0
+  fi
   mounted=$(mktemp --directory)
   if limited "$PATIENCE" mount --types ext4 \
     --options "loop,offset=$offset,sizelimit=$length,ro,noload,nosuid,nodev,noexec" "$1" "$mounted" 2>/dev/null; then
