@@ -98,10 +98,10 @@ def test_a_migration_never_begins_in_the_middle_of_a_transaction(tmp_path: Path)
     ledger = Ledger(path)
     on_trial(ledger.database, mark)
     ledger.head(DEVICE)
-    with ledger.database.transaction() as connection:
+    with ledger.database.transaction() as database:
         mark.unlink()
         assert ledger.head(DEVICE).sequence == 3
-        assert connection.in_transaction
+        assert database.conn.in_transaction
     ledger.head(DEVICE)
     assert user_version(path) == ledgers.SCHEMA.version
     ledger.database.close()
@@ -133,7 +133,7 @@ def test_a_migration_that_fails_is_told_as_a_problem_of_the_agent(tmp_path: Path
     path = old("agent", 0, tmp_path)
     broken = Schema((*stores.SCHEMA.steps, ("ALTER TABLE no_such_table ADD COLUMN x",)))
     database = Database(path, broken)
-    assert database.rows("SELECT name FROM facts")
+    assert database.rows("facts")
     assert database.problem.startswith(f"{path}: its schema stays at 0, 2 is wanted")
     assert user_version(path) == 0
     database.close()

@@ -34,7 +34,7 @@ def box(tmp_path: Path) -> Path:
     (tmp_path / "state/enrolment.json").write_bytes(canonical(ENROLMENT))
     PrivateKey.generate().save(tmp_path / "state/device.key")
     for books in (Store(tmp_path / "state/agent.db"), Ledger(tmp_path / "state/evidence.db")):
-        books.database.rows("SELECT 1 AS made")
+        books.database.query("SELECT 1 AS made")
         books.database.close()
     (tmp_path / "status.json").write_text('{"format": 1, "state": "idle", "a-field-to-come": {}}')
     (tmp_path / "history.jsonl").write_text('{"event": "committed", "version": "2026.11.1"}\n{"torn')

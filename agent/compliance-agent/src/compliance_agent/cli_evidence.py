@@ -86,10 +86,9 @@ def verify_here(ledger: Ledger, identity: Identity, enrolment: Enrolment, public
         key = PublicKey.from_text(public_key) if public_key else identity.key().public
     except (KeyFormatError, IdentityError) as error:
         return _tell(_unverifiable(enrolment.device_id, str(error)), as_json)
-    entries = ledger.database.rows(
-        "SELECT min(sequence) AS first FROM evidence WHERE device_id = ?", (enrolment.device_id,)
-    )
-    first = int(entries[0]["first"] or 1)
+    own = ("evidence", "device_id = ?", (enrolment.device_id,))
+    oldest = ledger.database.rows(*own, order_by="sequence", select="sequence", limit=1)
+    first = int(oldest[0]["sequence"]) if oldest else 1
     outcome = verify(
         ledger.envelopes(enrolment.device_id), enrolment.device_id, key, ledger.adopted(enrolment.device_id), first
     )

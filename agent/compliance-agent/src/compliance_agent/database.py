@@ -1,4 +1,5 @@
-"""One SQLite file: opened when first needed, guarded for threads, with errors a technician can act on.
+"""One SQLite file, spoken to through sqlite-utils: opened when first needed, guarded for threads, with errors a
+technician can act on.
 
 Write-ahead logging with full synchronisation: what was committed is there after a power cut. A database that cannot
 be opened or written (disk full, disk failing) raises `StoreError`; it is tried again at the next use, so that the
@@ -12,11 +13,15 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import sqlite_utils
+from sqlite_utils.db import NotFoundError
+
 from appliance_protocol.schema import TRIAL_MARK, Schema, Standing, bring_up, on_trial
+from appliance_protocol.transactions import Connection, transaction
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process (the command line) to finish its transaction."""
@@ -43,7 +48,7 @@ class Database:
         self.standing = Standing(schema.version)
         """Where its schema stands, as of the last look."""
         self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         self.set_aside: str | None = None
         """Where a damaged database was put, if one was found at opening."""
 
@@ -55,24 +60,40 @@ class Database:
                 self._connection = None
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite_utils.Database]:
         """A write transaction: all of it is on disk when the block ends, or none of it. Raises `StoreError`."""
-        with self._guarded() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
+        with self._guarded() as connection, transaction(connection):
+            yield _tables(connection)
 
-    def rows(self, query: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
-        """The rows of a query as dictionaries. Raises `StoreError`."""
+    def rows(
+        self,
+        table: str,
+        where: str | None = None,
+        parameters: Sequence[Any] = (),
+        *,
+        order_by: str | None = None,
+        select: str = "*",
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Rows of a table as dictionaries. Raises `StoreError`."""
         with self._guarded() as connection:
-            cursor = connection.execute(query, parameters)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            found = _tables(connection).table(table).rows_where(
+                where, parameters, order_by=order_by, select=select, limit=limit
+            )
+            return list(found)
+
+    def get(self, table: str, key: str | tuple[str | int, ...]) -> dict[str, Any] | None:
+        """The row with that primary key; None when there is none. Raises `StoreError`."""
+        with self._guarded() as connection:
+            try:
+                return dict(_tables(connection).table(table).get(key))
+            except NotFoundError:
+                return None
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of what is more than a table's rows, as dictionaries. Raises `StoreError`."""
+        with self._guarded() as connection:
+            return list(_tables(connection).query(sql, parameters))
 
     def vacuum(self) -> None:
         """Give free pages back to the file system, a piece at a time (incremental). Raises `StoreError`."""
@@ -81,7 +102,7 @@ class Database:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[sqlite3.Connection]:
+    def _guarded(self) -> Iterator[Connection]:
         with self._lock:
             try:
                 yield self._open()
@@ -91,7 +112,7 @@ class Database:
                     self.close()
                 raise explain(error, self.path) from error
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Connection:
         if self._connection is None:
             try:
                 self._connection = self._connect()
@@ -104,7 +125,7 @@ class Database:
             self._bring_up(self._connection)
         return self._connection
 
-    def _bring_up(self, connection: sqlite3.Connection) -> None:
+    def _bring_up(self, connection: Connection) -> None:
         """Change the schema, if it has to be changed and this is no trial (any more)."""
         self.standing = bring_up(connection, self._schema, held=on_trial(self._trial_mark))
 
@@ -113,7 +134,7 @@ class Database:
         """What is wrong with the schema; empty when nothing is."""
         return f"{self.path}: {self.standing.problem}" if self.standing.problem else ""
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
         mode = "ro" if self._read_only else "rwc"
         connection = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode={mode}",
@@ -121,6 +142,7 @@ class Database:
             timeout=BUSY_TIMEOUT,
             isolation_level=None,
             check_same_thread=False,
+            factory=Connection,
         )
         try:
             if not self._read_only:
@@ -130,7 +152,8 @@ class Database:
                 connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}").fetchall()
                 connection.execute("PRAGMA cache_size=-1024")
                 self._bring_up(connection)
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise sqlite3.OperationalError("there are no tables in it")  # sqlite-utils would show empty ones
         except BaseException:
             connection.close()
             raise
@@ -144,6 +167,11 @@ class Database:
             with contextlib.suppress(FileNotFoundError):
                 self.path.with_name(self.path.name + suffix).unlink()
         self.set_aside = f"{target} ({time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})"
+
+
+def _tables(connection: Connection) -> sqlite_utils.Database:
+    """The connection's tables, as they are: no plugins, and triggers work as SQLite has them."""
+    return sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
 
 
 def code(error: sqlite3.Error) -> str:

@@ -8,12 +8,13 @@ goes on from there, with what the server has not seen signed again at its new pl
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import sqlite_utils
 
 from appliance_protocol.clock import ClockState
 from appliance_protocol.envelope import Envelope, parse
@@ -85,7 +86,7 @@ class Ledger:
 
     def head(self, device_id: str) -> ChainHead:
         """The newest bundle; the genesis head when there is none."""
-        rows = self.database.rows(
+        rows = self.database.query(
             "SELECT sequence, digest FROM evidence WHERE device_id = ? UNION ALL "
             "SELECT sequence, digest FROM adopted WHERE device_id = ? ORDER BY sequence DESC LIMIT 1",
             (device_id, device_id),
@@ -94,15 +95,17 @@ class Ledger:
 
     def append(self, device_id: str, seal: Seal) -> EvidenceEntry:
         """Seal a bundle onto the head and keep it; on disk when this returns, and not at all when it raises."""
-        with self.database.transaction() as connection:
-            sealed = seal(self.head(device_id))
-            return _insert(connection, sealed)
+        with self.database.transaction() as database:
+            return _insert(database, seal(self.head(device_id)))
 
     def unsent(self, device_id: str, after: int, limit: int) -> list[Envelope]:
         """The envelopes that follow sequence `after`, oldest first, as many as fit one upload."""
         rows = self.database.rows(
-            "SELECT envelope, size FROM evidence WHERE device_id = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-            (device_id, after, limit),
+            "evidence",
+            "device_id = ? AND sequence > ?",
+            (device_id, after),
+            order_by="sequence",
+            limit=limit,
         )
         chosen: list[Envelope] = []
         total = 0
@@ -115,28 +118,20 @@ class Ledger:
 
     def digest_at(self, device_id: str, sequence: int) -> str | None:
         """The digest of the bundle at `sequence`; None when it is not kept here (any more)."""
-        rows = self.database.rows(
-            "SELECT digest FROM evidence WHERE device_id = ? AND sequence = ?", (device_id, sequence)
-        )
-        return rows[0]["digest"] if rows else None
+        row = self.database.get("evidence", (device_id, sequence))
+        return row["digest"] if row else None
 
     def mark_sent(self, device_id: str, up_to: int, at: float) -> None:
         """Central Command has every bundle up to sequence `up_to`."""
-        waiting = self.database.rows(
-            "SELECT 1 FROM evidence WHERE device_id = ? AND sequence <= ? AND sent_at IS NULL LIMIT 1",
-            (device_id, up_to),
-        )
-        if not waiting:
+        waiting = "device_id = ? AND sequence <= ? AND sent_at IS NULL"
+        if not self.database.rows("evidence", waiting, (device_id, up_to), select="sequence", limit=1):
             return  # the usual minute: nothing to write, and the disk stays quiet
-        with self.database.transaction() as connection:
-            connection.execute(
-                "UPDATE evidence SET sent_at = ? WHERE device_id = ? AND sequence <= ? AND sent_at IS NULL",
-                (at, device_id, up_to),
-            )
+        with self.database.transaction() as database:
+            database.execute(f"UPDATE evidence SET sent_at = ? WHERE {waiting}", (at, device_id, up_to))  # noqa: S608
 
     def backlog(self, device_id: str, after: int = 0) -> tuple[int, float | None, int]:
         """How many bundles after a sequence wait, since when (seconds since the epoch), and their size in bytes."""
-        row = self.database.rows(
+        row = self.database.query(
             "SELECT count(*) AS pending, min(written_at) AS oldest, coalesce(sum(size), 0) AS bytes "
             "FROM evidence WHERE device_id = ? AND sent_at IS NULL AND sequence > ?",
             (device_id, after),
@@ -146,27 +141,30 @@ class Ledger:
     def entries(self, device_id: str, before: int | None = None, limit: int = 100) -> list[EvidenceEntry]:
         """The bundles before a sequence (exclusive), newest first."""
         rows = self.database.rows(
-            "SELECT sequence, written_at, cause, digest, size, clock, verdict_counts, sent_at FROM evidence "
-            "WHERE device_id = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?",
-            (device_id, before if before is not None else 1 << 62, limit),
+            "evidence",
+            "device_id = ? AND sequence < ?",
+            (device_id, before if before is not None else 1 << 62),
+            order_by="sequence DESC",
+            select="sequence, written_at, cause, digest, size, clock, verdict_counts, sent_at",
+            limit=limit,
         )
         return [_entry(row) for row in rows]
 
     def envelope(self, device_id: str, sequence: int) -> Envelope | None:
         """One bundle as it was signed; None when it is not kept here."""
-        rows = self.database.rows(
-            "SELECT envelope FROM evidence WHERE device_id = ? AND sequence = ?", (device_id, sequence)
-        )
-        return parse(rows[0]["envelope"]) if rows else None
+        row = self.database.get("evidence", (device_id, sequence))
+        return parse(row["envelope"]) if row else None
 
     def envelopes(self, device_id: str, first: int = 1, last: int | None = None) -> Iterator[Envelope]:
         """Every bundle kept, oldest first, read in pages."""
         last = last if last is not None else 1 << 62
         while True:
             rows = self.database.rows(
-                "SELECT sequence, envelope FROM evidence WHERE device_id = ? AND sequence BETWEEN ? AND ? "
-                "ORDER BY sequence LIMIT 100",
+                "evidence",
+                "device_id = ? AND sequence BETWEEN ? AND ?",
                 (device_id, first, last),
+                order_by="sequence",
+                limit=100,
             )
             yield from (parse(row["envelope"]) for row in rows)
             if not rows:
@@ -175,9 +173,7 @@ class Ledger:
 
     def adopted(self, device_id: str) -> list[ChainHead]:
         """The heads this device took over from Central Command, oldest first."""
-        rows = self.database.rows(
-            "SELECT sequence, digest FROM adopted WHERE device_id = ? ORDER BY sequence", (device_id,)
-        )
+        rows = self.database.rows("adopted", "device_id = ?", (device_id,), order_by="sequence")
         return [ChainHead(row["sequence"], row["digest"]) for row in rows]
 
     def rebase(self, device_id: str, server: ChainHead, reseal: Reseal, at: float) -> int:
@@ -185,70 +181,62 @@ class Ledger:
 
         The replaced envelopes are kept in `superseded`. All or nothing.
         """
-        with self.database.transaction() as connection:
+        with self.database.transaction() as database:
             rows = self.database.rows(
-                "SELECT sequence, digest, envelope FROM evidence WHERE device_id = ? "
-                "AND (sent_at IS NULL OR sequence >= ?) AND NOT (sequence = ? AND digest = ?) ORDER BY sequence",
+                "evidence",
+                "device_id = ? AND (sent_at IS NULL OR sequence >= ?) AND NOT (sequence = ? AND digest = ?)",
                 (device_id, server.sequence, server.sequence, server.digest),
+                order_by="sequence",
+                select="device_id, sequence, digest, envelope",
             )
+            database.table("superseded").insert_all([{**row, "superseded_at": at} for row in rows], ignore=True)
             for row in rows:
-                connection.execute(
-                    "INSERT OR IGNORE INTO superseded (device_id, sequence, digest, envelope, superseded_at) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    (device_id, row["sequence"], row["digest"], row["envelope"], at),
-                )
-                connection.execute(
-                    "DELETE FROM evidence WHERE device_id = ? AND sequence = ?", (device_id, row["sequence"])
-                )
-            connection.execute(
-                "INSERT OR IGNORE INTO adopted (device_id, sequence, digest, adopted_at) VALUES (?, ?, ?, ?)",
-                (device_id, server.sequence, server.digest, at),
-            )
+                database.table("evidence").delete_where("device_id = ? AND sequence = ?", (device_id, row["sequence"]))
+            adopted = {"device_id": device_id, "sequence": server.sequence, "digest": server.digest, "adopted_at": at}
+            database.table("adopted").insert(adopted, ignore=True)
             head = server
             for row in rows:
                 bundle = decode(parse(row["envelope"]).payload_bytes, EvidenceBundle)
-                entry = _insert(connection, reseal(bundle, head))
+                entry = _insert(database, reseal(bundle, head))
                 head = ChainHead(entry.sequence, entry.digest)
         return len(rows)
 
     def prune(self, device_id: str, sent_before: float) -> int:
         """Forget bundles the server took before that time, never the newest and never one it has not taken."""
-        with self.database.transaction() as connection:
-            head = self.head(device_id).sequence
-            removed = connection.execute(
-                "DELETE FROM evidence WHERE sent_at < ? AND (device_id != ? OR sequence < ?)",
-                (sent_before, device_id, head),
-            ).rowcount
-            connection.execute("DELETE FROM superseded WHERE superseded_at < ?", (sent_before,))
+        with self.database.transaction() as database:
+            head, before = self.head(device_id).sequence, database.conn.total_changes
+            database.table("evidence").delete_where(
+                "sent_at < ? AND (device_id != ? OR sequence < ?)", (sent_before, device_id, head)
+            )
+            removed = database.conn.total_changes - before
+            database.table("superseded").delete_where("superseded_at < ?", (sent_before,))
         self.database.vacuum()
         return removed
 
     def next_number(self, name: str, at_least: int) -> int:
         """A number larger than every one given before under `name`, and at least `at_least`."""
-        with self.database.transaction() as connection:
-            rows = self.database.rows("SELECT value FROM counters WHERE name = ?", (name,))
-            number = max(at_least, (rows[0]["value"] if rows else 0) + 1)
-            connection.execute("INSERT OR REPLACE INTO counters (name, value) VALUES (?, ?)", (name, number))
+        with self.database.transaction() as database:
+            last = self.database.get("counters", name)
+            number = max(at_least, (last["value"] if last else 0) + 1)
+            database.table("counters").insert({"name": name, "value": number}, replace=True)
         return number
 
 
-def _insert(connection: sqlite3.Connection, sealed: Sealed) -> EvidenceEntry:
+def _insert(database: sqlite_utils.Database, sealed: Sealed) -> EvidenceEntry:
     bundle, document = sealed.bundle, sealed.envelope.to_bytes()
     counts = Counter(result.verdict.value for result in bundle.results)
-    connection.execute(
-        "INSERT INTO evidence (device_id, sequence, digest, written_at, cause, clock, size, verdict_counts, envelope) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            bundle.device_id,
-            bundle.sequence,
-            sealed.digest,
-            bundle.clock.wall,
-            bundle.cause.value,
-            bundle.clock.state.value,
-            len(document),
-            json.dumps(counts, sort_keys=True),
-            document,
-        ),
+    database.table("evidence").insert(
+        {
+            "device_id": bundle.device_id,
+            "sequence": bundle.sequence,
+            "digest": sealed.digest,
+            "written_at": bundle.clock.wall,
+            "cause": bundle.cause.value,
+            "clock": bundle.clock.state.value,
+            "size": len(document),
+            "verdict_counts": json.dumps(counts, sort_keys=True),
+            "envelope": document,
+        }
     )
     return EvidenceEntry(
         sequence=bundle.sequence,

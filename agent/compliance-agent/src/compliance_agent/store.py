@@ -6,10 +6,15 @@ an older copy of this file; nothing in it has to be newer than the image.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+from sqlite_utils.db import NotFoundError
 
 from appliance_protocol.local_models import ScorePoint
 from appliance_protocol.orders import Order, OrderState
@@ -78,54 +83,43 @@ class Store:
 
     def record(self, results: Iterable[CheckResult], score: Score, at: float) -> None:
         """Keep the latest verdicts, and those that changed (or are due) in the history."""
-        with self.database.transaction() as connection:
+        with self.database.transaction() as database:
             for result in results:
                 document = canonical(result)
-                connection.execute(
-                    "INSERT OR REPLACE INTO latest (check_id, result) VALUES (?, ?)", (result.check_id, document)
-                )
-                last = connection.execute(
-                    "SELECT verdict, reason, checked_at FROM history WHERE check_id = ? ORDER BY id DESC LIMIT 1",
-                    (result.check_id,),
-                ).fetchone()
-                known = (result.verdict.value, result.reason)
-                if last is None or last[:2] != known or abs(result.checked_at - last[2]) >= HISTORY_SPACING:
-                    connection.execute(
-                        "INSERT INTO history (check_id, checked_at, verdict, reason, result) VALUES (?, ?, ?, ?, ?)",
-                        (result.check_id, result.checked_at, *known, document),
-                    )
-            last = connection.execute("SELECT conforming, counted, at FROM scores ORDER BY id DESC LIMIT 1").fetchone()
-            now = (score.conforming, score.counted)
-            if last is None or last[:2] != now or abs(at - last[2]) >= HISTORY_SPACING:
-                connection.execute("INSERT INTO scores (at, conforming, counted) VALUES (?, ?, ?)", (at, *now))
+                database.table("latest").insert({"check_id": result.check_id, "result": document}, replace=True)
+                known = {"verdict": result.verdict.value, "reason": result.reason}
+                last = _newest(database, "history", "check_id = ?", (result.check_id,))
+                if _news(last, known) or abs(result.checked_at - last["checked_at"]) >= HISTORY_SPACING:
+                    entry = {"check_id": result.check_id, "checked_at": result.checked_at, "result": document}
+                    database.table("history").insert(entry | known)
+            now = {"conforming": score.conforming, "counted": score.counted}
+            last = _newest(database, "scores")
+            if _news(last, now) or abs(at - last["at"]) >= HISTORY_SPACING:
+                database.table("scores").insert({"at": at, **now})
 
     def latest(self) -> list[CheckResult]:
         """The latest verdict of each check, by id; one that cannot be read any more is left out."""
-        return _results(self.database.rows("SELECT result FROM latest ORDER BY check_id"))
+        return _results(self.database.rows("latest", order_by="check_id"))
 
     def forget(self, kept: Iterable[str]) -> None:
         """Drop the latest verdicts of checks this release does not have."""
         names = tuple(kept)
         marks = ",".join("?" * len(names))
-        with self.database.transaction() as connection:
-            connection.execute(f"DELETE FROM latest WHERE check_id NOT IN ({marks})", names)  # noqa: S608 - only marks
+        with self.database.transaction() as database:
+            database.table("latest").delete_where(f"check_id NOT IN ({marks})", names)
 
     def history(self, check_id: str, limit: int) -> list[CheckResult]:
         """The verdicts of one check, newest first."""
-        return _results(
-            self.database.rows(
-                "SELECT result FROM history WHERE check_id = ? ORDER BY id DESC LIMIT ?", (check_id, limit)
-            )
-        )
+        return _results(self.database.rows("history", "check_id = ?", (check_id,), order_by="id DESC", limit=limit))
 
     def scores(self, since: float) -> list[ScorePoint]:
         """The score over time, oldest first."""
-        rows = self.database.rows("SELECT at, conforming, counted FROM scores WHERE at >= ? ORDER BY id", (since,))
-        return [ScorePoint(**row) for row in rows]
+        rows = self.database.rows("scores", "at >= ?", (since,), order_by="id")
+        return [ScorePoint(row["at"], row["conforming"], row["counted"]) for row in rows]
 
     def conforming_since(self) -> float | None:
         """Since when every counted check conforms; None when one does not."""
-        rows = self.database.rows(
+        rows = self.database.query(
             "SELECT min(at) AS since FROM scores WHERE counted > 0 AND conforming = counted AND id > "
             "(SELECT coalesce(max(id), 0) FROM scores WHERE counted = 0 OR conforming < counted)"
         )
@@ -136,45 +130,44 @@ class Store:
 
     def fact(self, name: str) -> str | None:
         """What was remembered under `name`."""
-        rows = self.database.rows("SELECT value FROM facts WHERE name = ?", (name,))
-        return rows[0]["value"] if rows else None
+        row = self.database.get("facts", name)
+        return row["value"] if row else None
 
     def remember(self, name: str, value: str) -> None:
         """Remember `value` under `name`."""
-        with self.database.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
+        with self.database.transaction() as database:
+            database.table("facts").insert({"name": name, "value": value}, replace=True)
 
     # -- orders --
 
     def receive(self, order: Order, at: float) -> bool:
         """Take an order once. One that is finished is reported again: the server would not repeat it otherwise."""
-        with self.database.transaction() as connection:
-            new = connection.execute(
-                "INSERT OR IGNORE INTO orders (order_id, document, state, received_at) VALUES (?, ?, ?, ?)",
-                (order.order_id, canonical(order), OrderState.PENDING.value, at),
-            ).rowcount
-            if not new:
-                connection.execute("UPDATE orders SET reported_at = NULL WHERE order_id = ?", (order.order_id,))
-        return bool(new)
+        with self.database.transaction() as database:
+            new = self.database.get("orders", order.order_id) is None
+            if new:
+                document, state = canonical(order), OrderState.PENDING.value
+                database.table("orders").insert(
+                    {"order_id": order.order_id, "document": document, "state": state, "received_at": at}
+                )
+            else:
+                database.table("orders").update(order.order_id, {"reported_at": None})
+        return new
 
     def save_order(self, record: OrderRecord) -> None:
         """Keep how far an order has come."""
-        with self.database.transaction() as connection:
-            connection.execute(
-                "UPDATE orders SET state = ?, started_at = ?, attempts = ?, message = ?, details = ?, context = ?, "
-                "finished_at = ?, reported_at = ? WHERE order_id = ?",
-                (
-                    record.state.value,
-                    record.started_at,
-                    record.attempts,
-                    record.message,
-                    json.dumps(record.details or {}),
-                    json.dumps(record.context or {}),
-                    record.finished_at,
-                    record.reported_at,
-                    record.order.order_id,
-                ),
-            )
+        changes = {
+            "state": record.state.value,
+            "started_at": record.started_at,
+            "attempts": record.attempts,
+            "message": record.message,
+            "details": json.dumps(record.details or {}),
+            "context": json.dumps(record.context or {}),
+            "finished_at": record.finished_at,
+            "reported_at": record.reported_at,
+        }
+        # A database that was damaged and begun anew meanwhile does not know the order.
+        with self.database.transaction() as database, contextlib.suppress(NotFoundError):
+            database.table("orders").update(record.order.order_id, changes)
 
     def open_orders(self) -> list[OrderRecord]:
         """The orders that are not finished, in the order they were issued."""
@@ -190,7 +183,7 @@ class Store:
         return found[0] if found else None
 
     def _orders(self, condition: str, parameters: tuple[str, ...] = ()) -> list[OrderRecord]:
-        rows = self.database.rows(f"SELECT * FROM orders WHERE {condition} ORDER BY received_at, rowid", parameters)  # noqa: S608
+        rows = self.database.rows("orders", condition, parameters, order_by="received_at, rowid")
         return [
             OrderRecord(
                 order=decode(row["document"], Order),
@@ -211,19 +204,29 @@ class Store:
 
     def prune(self, before: float) -> int:
         """Forget history older than `before`; open and unreported orders stay. Returns how many rows went."""
-        with self.database.transaction() as connection:
-            removed = connection.execute("DELETE FROM history WHERE checked_at < ?", (before,)).rowcount
-            removed += connection.execute(
-                "DELETE FROM scores WHERE at < ? AND id < (SELECT max(id) FROM scores)", (before,)
-            ).rowcount
-            removed += connection.execute(
-                "DELETE FROM orders WHERE finished_at < ? AND reported_at IS NOT NULL", (before,)
-            ).rowcount
+        with self.database.transaction() as database:
+            kept = database.conn.total_changes
+            database.table("history").delete_where("checked_at < ?", (before,))
+            database.table("scores").delete_where("at < ? AND id < (SELECT max(id) FROM scores)", (before,))
+            database.table("orders").delete_where("finished_at < ? AND reported_at IS NOT NULL", (before,))
+            removed = database.conn.total_changes - kept
         self.database.vacuum()
         return removed
 
 
-def _results(rows: list[dict[str, bytes]]) -> list[CheckResult]:
+def _newest(
+    database: sqlite_utils.Database, table: str, where: str | None = None, parameters: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The newest row of a history; empty when there is none."""
+    return next(database.table(table).rows_where(where, parameters, order_by="id DESC", limit=1), {})
+
+
+def _news(last: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether what is known now differs from the last entry, or is the first."""
+    return any(last.get(name) != value for name, value in now.items())
+
+
+def _results(rows: list[dict[str, Any]]) -> list[CheckResult]:
     results = []
     for row in rows:
         try:
