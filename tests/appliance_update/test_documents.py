@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance_update import history, inbox, quarantine, record, status
+from appliance_update.choice import Situation, choose
 from appliance_update.config import Config, ConfigError, Window, load
 from appliance_update.files import Unreadable
 from appliance_update.history import Entry
@@ -111,6 +112,25 @@ def test_a_field_of_the_wrong_type_never_crashes(name: str, value: Any) -> None:
         assert str(error)
     else:
         assert release.root_hash == described()[0]["root_hash"]
+
+
+OPTIONAL = ("reader", "stepping_stone", "from_versions", "cohort", "downgrade", "security_epoch", "min_reader")
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(OPTIONAL, JSON)), JSON, st.integers(0, 20))
+@settings(max_examples=200, deadline=None)
+def test_whatever_an_optional_field_holds_the_device_chooses_or_says_why_not(
+    fields: dict[str, Any], chunks: Any, running: int
+) -> None:
+    custom, files = described()
+    custom["artifacts"] = [artifact | {"chunks": chunks} for artifact in custom["artifacts"]]
+    try:
+        admitted = [admit(custom | fields, files, LAYOUT_NOW, "t640", "standin")]
+    except Unsuitable as error:
+        assert str(error)
+        admitted = []
+    found = choose(admitted, (), Situation(f"2026.11.{running}", 1e9, device_id="0" * 32))
+    assert found.release in admitted if found.release else found.sentence
 
 
 @pytest.mark.parametrize("name", ["version", "device_classes", "root_hash", "artifacts"])

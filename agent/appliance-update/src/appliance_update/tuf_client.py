@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import inspect
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from tuf.ngclient.updater import Updater
 
 from appliance_update.clock import as_datetime, spoken
 from appliance_update.download import Download, File, TransferError
+from appliance_update.files import flush_directory
 from appliance_update.web import CaptivePortal, NotThere, WebError, looks_like_page, opened
 
 MOST_ROOTS = 1024
@@ -97,7 +99,17 @@ class Client:
             # python-tuf judges expiry by the wall clock alone; ours may say 1970.
             updater._trusted_set.reference_time = as_datetime(now)
             updater.refresh()
+            self._flush()
             return updater
+
+    def _flush(self) -> None:
+        """Make the versions that were seen outlive a power cut: an older one is refused by them. Raises `OSError`."""
+        for directory in (self.cache / "root_history", self.cache):
+            for path in directory.glob("*.json"):
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            if directory.is_dir():
+                flush_directory(directory)
 
     def download(self, names: list[str], target_url: str, directory: Path, now: float) -> None:
         """Refresh, then bring the named targets, verified, into `directory`; stop at the first that fails.
