@@ -12,9 +12,12 @@ final: prev: {
   compliance-agent = final.python3Packages.callPackage ./agent/compliance-agent/package.nix { };
   network-scanner = final.python3Packages.callPackage ./agent/network-scanner/package.nix { };
   local-portal = final.python3Packages.callPackage ./agent/local-portal/package.nix { };
-  appliance-update = final.python3Packages.callPackage ./agent/appliance-update/package.nix { };
+  # Among Python's packages `zstd` is a binding; the program is meant.
+  appliance-update = final.python3Packages.callPackage ./agent/appliance-update/package.nix {
+    inherit (final) zstd;
+  };
   appliance-lifeline = final.callPackage ./agent/appliance-update/lifeline/package.nix { };
-  central-command = final.python3Packages.callPackage ./central/package.nix { };
+  central-command = final.python3Packages.callPackage ./central/package.nix { inherit (final) zstd; };
 
   # The technician's program, on a workstation.
   appliance-flash = final.python3Packages.callPackage ./image/flash/package.nix {
