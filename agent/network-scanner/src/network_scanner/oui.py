@@ -5,14 +5,15 @@
 36 bit blocks.
 
 File: magic, three section counts, size of the names (all big-endian u32), then for 36, 28 and 24 bits the sorted keys
-(5, 4, 3 bytes each) followed by as many u24 offsets into the names (one length byte, UTF-8). It is mapped into
-memory, so a look-up touches a handful of pages and costs no start-up time.
+(5, 4, 3 bytes each) followed by as many u24 offsets into the names (one length byte, UTF-8). It stays on disk: a
+look-up is a few dozen small reads of what the kernel caches anyway, and neither start-up nor memory pays for a megabyte
+of names.
 """
 
 from __future__ import annotations
 
 import csv
-import mmap
+import os
 import struct
 import sys
 from collections.abc import Iterator, Mapping
@@ -48,11 +49,31 @@ class _Section:
         return self.keys + self.width * self.count
 
 
-class VendorTable:
-    """The compiled table. Safe to share; holds one read-only mapping."""
+class TableFile:
+    """An open file that is read in slices, like bytes."""
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
-        """Take the bytes of a compiled table. Raises `OuiError` when they are damaged."""
+    def __init__(self, path: Path) -> None:
+        """Open it. Raises `OSError`."""
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        return os.pread(self._descriptor, max(stop - start, 0), start)
+
+
+class VendorTable:
+    """The compiled table. Safe to share; holds one open file."""
+
+    def __init__(self, data: bytes | TableFile) -> None:
+        """Take a compiled table. Raises `OuiError` when they are damaged."""
         if len(data) < HEADER.size:
             raise OuiError("the vendor table is shorter than its header")
         magic, *counts, names = HEADER.unpack(data[: HEADER.size])
@@ -69,12 +90,9 @@ class VendorTable:
 
     @classmethod
     def load(cls, path: Path | None = None) -> VendorTable:
-        """Map the table at `path`, by default the one shipped with the package. Raises `OuiError` or `OSError`."""
+        """Open the table at `path`, by default the one shipped with the package. Raises `OuiError` or `OSError`."""
         place = path or Path(str(resources.files("network_scanner") / "data" / "oui.bin"))
-        with place.open("rb") as file:
-            if place.stat().st_size == 0:
-                raise OuiError(f"{place} is empty")
-            return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return cls(TableFile(place))
 
     def __len__(self) -> int:
         return sum(section.count for section in self._sections)
@@ -108,8 +126,8 @@ class VendorTable:
         start = self._names + int.from_bytes(self._data[at : at + 3], "big")
         if start >= len(self._data):
             raise OuiError("the vendor table points outside itself")
-        length = self._data[start]
-        return bytes(self._data[start + 1 : start + 1 + length]).decode("utf-8", "replace")
+        length = self._data[start : start + 1][0]
+        return self._data[start + 1 : start + 1 + length].decode("utf-8", "replace")
 
 
 def read_registry(lines: Iterator[str]) -> Iterator[tuple[int, int, str]]:
