@@ -60,8 +60,10 @@ in
     uki = {
       name = config.system.image.id;
       tries = null;
-      # No init=: the second stage does not exist.
-      settings.UKI.Cmdline = toString config.boot.kernelParams;
+      # No init= and no root=: the second stage does not exist.
+      settings.UKI.Cmdline = toString (
+        lib.filter (argument: !lib.hasPrefix "root=" argument) config.boot.kernelParams
+      );
     };
 
     initrd = {

@@ -122,7 +122,7 @@ in
         config.appliance.lifeline.package.lifelineUnits // config.appliance.lifeline.package.recoveryUnits;
       files = lib.attrNames initrd.contents;
       configuration = initrd.contents."/etc/appliance-lifeline.conf".text;
-      storePaths = map toString initrd.storePaths;
+      storePaths = map (entry: "${entry.source or entry}") initrd.storePaths;
       networks = lib.attrNames initrd.network.networks;
     }
   );
