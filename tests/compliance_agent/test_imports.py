@@ -11,7 +11,7 @@ from pathlib import Path
 import compliance_agent
 
 SOURCES = Path(compliance_agent.__file__).parent
-HEAVY = {"cryptography", "requests", "rich", "sqlite_utils", "chardet", "compliance_agent.collect"}
+HEAVY = {"cryptography", "rich", "chardet.universaldetector", "compliance_agent.collect"}
 LOAD = """
 import sys
 import compliance_agent.cli, compliance_agent.main

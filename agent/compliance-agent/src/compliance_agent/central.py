@@ -7,12 +7,9 @@ a replayed answer can at worst delay. Everything in here blocks and runs in a th
 from __future__ import annotations
 
 import re
-import ssl
 import time
 from typing import TypeVar
 
-import requests
-import requests.utils
 import tenacity
 
 from appliance_protocol import device_api
@@ -25,6 +22,7 @@ from compliance_agent import __version__
 from compliance_agent.config import CentralConfig
 from compliance_agent.facts.clock import EARLIEST
 from compliance_agent.identity import Enrolment, Invitation
+from compliance_agent.transport import open_session, requests
 
 Reply = TypeVar("Reply")
 TRIES = 3
@@ -74,7 +72,9 @@ class Central:
         self._config = config
         self._url = url.rstrip("/")
         self._key = key
-        self._session = _session(self._url, config.proxy, config.ca_file or ca_file)
+        self._session = open_session(
+            self._url, proxy=config.proxy, ca_file=config.ca_file or ca_file, headers=HEADERS
+        )
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -164,21 +164,6 @@ class Central:
             return parse(document)
         except EnvelopeError as error:
             raise Untrusted(f"{self._url}: HTTP {status} with an unreadable answer: {error}") from error
-
-
-def _session(url: str, proxy: str, ca_file: str) -> requests.Session:
-    """Connections whose server shows a certificate of `ca_file`, or of the system's authorities when that is empty.
-
-    Of the environment only the proxy is taken, where none is configured: requests by itself would let it replace the
-    authorities as well, and send what a .netrc holds.
-    """
-    session = requests.Session()
-    session.trust_env = False
-    session.headers.update(HEADERS)
-    system = ssl.get_default_verify_paths()
-    session.verify = ca_file or system.cafile or system.capath or True
-    session.proxies = {"http": proxy, "https": proxy} if proxy else requests.utils.get_environ_proxies(url)
-    return session
 
 
 def _body(response: requests.Response, deadline: float) -> bytes:
