@@ -1,15 +1,20 @@
-"""The inventory on disk: SQLite in WAL mode, every table bounded."""
+"""The inventory on disk: SQLite in WAL mode by way of sqlite-utils, every table bounded."""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import sqlite_utils
+from sqlite_utils.db import NotFoundError, Table
 
 from appliance_protocol.inventory import DeviceClass, DeviceEvent, Presence, ScanPolicy, ScanSummary
 from appliance_protocol.schema import TRIAL_MARK, Schema, Standing, bring_up, on_trial
+from appliance_protocol.transactions import Connection, transaction
 from appliance_protocol.wire import prepare
 from network_scanner.asset import Asset, Seen
 from network_scanner.facts import Fact, FactKind
@@ -21,6 +26,7 @@ prepare(ScanSummary)
 MAX_EVENTS = 20_000
 MAX_EVENTS_OF_DEVICE = 200
 MAX_SCANS = 500
+Row = dict[str, Any]
 KEEP_DAYS = 365
 """Days for which a device that is gone, and about which no person said anything, is kept."""
 KEEP_RANDOMISED_DAYS = 30
@@ -58,13 +64,6 @@ SCHEMA = Schema(
     )
 )
 
-# Columns are always named, so that an older program can write beside columns that a newer one added.
-_COLUMNS = (
-    "id, first_seen, last_seen, device_class, confidence, reasons, class_locked, policy, policy_by, presence, missed, "
-    "fragile"
-)
-
-
 class StoreError(RuntimeError):
     """A store that cannot be opened, read or written; the message names the file and what to do."""
 
@@ -78,11 +77,9 @@ class Store:
         self._trial_mark = trial_mark
         self.standing = Standing(SCHEMA.version)
         try:
-            if read_only:
-                self._db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=5)
-            else:
-                self._db = sqlite3.connect(self.path, timeout=5)
-            self._db.row_factory = sqlite3.Row
+            name = f"file:{self.path}?mode=ro" if read_only else self.path
+            self._db = sqlite3.connect(name, uri=read_only, timeout=5, isolation_level=None, factory=Connection)
+            self._tables = sqlite_utils.Database(self._db, recursive_triggers=False, execute_plugins=False)
             if not read_only:
                 self._prepare()
         except sqlite3.Error as error:
@@ -112,19 +109,19 @@ class Store:
     def load(self) -> list[Asset]:
         """Every device. Raises `StoreError`."""
         try:
-            assets = {row["id"]: _asset(row) for row in self._db.execute("SELECT * FROM devices")}
-            for row in self._db.execute("SELECT * FROM addresses"):
+            assets = {row["id"]: _asset(row) for row in self._table("devices").rows}
+            for row in self._table("addresses").rows:
                 asset = assets.get(row["device_id"])
                 if asset is not None:
                     table = asset.macs if row["kind"] == "mac" else asset.ips
                     table[row["address"]] = Seen(row["first_seen"], row["last_seen"])
             kinds = set(FactKind)
-            for row in self._db.execute("SELECT * FROM facts"):
+            for row in self._table("facts").rows:
                 asset = assets.get(row["device_id"])
                 if asset is not None and row["kind"] in kinds:
                     known = Fact(FactKind(row["kind"]), row["value"])
                     asset.facts[known] = Seen(row["first_seen"], row["last_seen"])
-        except (sqlite3.Error, ValueError, IndexError, msgspec.MsgspecError) as error:
+        except (sqlite3.Error, ValueError, KeyError, msgspec.MsgspecError) as error:
             raise self._broken(error) from error
         return list(assets.values())
 
@@ -134,115 +131,100 @@ class Store:
         Raises `StoreError`.
         """
         changed = [inventory.assets[key] for key in inventory.changed if key in inventory.assets]
-        try:
-            with self._db:
-                for gone in inventory.removed:
-                    self._db.execute("DELETE FROM devices WHERE id = ?", [gone])
-                    self._db.execute("DELETE FROM events WHERE device_id = ?", [gone])
-                for asset in changed:
-                    self._save_asset(asset)
-                self._save_events(inventory.happenings)
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        with self._writing():
+            for gone in inventory.removed:
+                self._table("devices").delete_where("id = ?", [gone])
+                self._table("events").delete_where("device_id = ?", [gone])
+            self._save_assets(changed)
+            self._table("events").insert_all(_event_row(happening) for happening in inventory.happenings)
         inventory.changed.clear()
         inventory.removed.clear()
         inventory.happenings.clear()
 
-    def _save_asset(self, asset: Asset) -> None:
-        row = (
-            asset.id, asset.first_seen, asset.last_seen, asset.device_class.value, asset.confidence,
-            msgspec.json.encode(asset.reasons).decode(), int(asset.class_locked), asset.policy.value, asset.policy_by,
-            asset.presence.value, asset.missed, int(asset.fragile),
-        )
-        execute, executemany = self._db.execute, self._db.executemany
-        execute(f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
-        execute("DELETE FROM addresses WHERE device_id = ?", [asset.id])
-        execute("DELETE FROM facts WHERE device_id = ?", [asset.id])
-        for kind, table in (("mac", asset.macs), ("ip", asset.ips)):
-            executemany(
-                "INSERT INTO addresses (device_id, kind, address, first_seen, last_seen) VALUES (?, ?, ?, ?, ?)",
-                [(asset.id, kind, address, seen.first, seen.last) for address, seen in table.items()],
-            )
-        executemany(
-            "INSERT INTO facts (device_id, kind, value, first_seen, last_seen) VALUES (?, ?, ?, ?, ?)",
-            [(asset.id, fact.kind.value, fact.value, seen.first, seen.last) for fact, seen in asset.facts.items()],
-        )
-
-    def _save_events(self, happenings: Iterable[Happening]) -> None:
-        self._db.executemany(
-            "INSERT INTO events (device_id, at, kind, detail) VALUES (?, ?, ?, ?)",
-            [(item.asset_id, item.event.at, item.event.kind, item.event.detail) for item in happenings],
-        )
+    def _save_assets(self, assets: Sequence[Asset]) -> None:
+        # Not upsert: in sqlite-utils 3 it drops, without a word, new rows of tables whose columns must not be null.
+        self._table("devices").insert_all(map(_device_row, assets), replace=True)
+        for name in ("addresses", "facts"):
+            for asset in assets:
+                self._table(name).delete_where("device_id = ?", [asset.id])
+        self._table("addresses").insert_all(row for asset in assets for row in _address_rows(asset))
+        self._table("facts").insert_all(row for asset in assets for row in _fact_rows(asset))
 
     def history(self, device_id: str, limit: int = MAX_EVENTS_OF_DEVICE) -> list[DeviceEvent]:
         """Events of a device (of the network: empty id), the newest first. Raises `StoreError`."""
-        sql = "SELECT at, kind, detail FROM events WHERE device_id = ? ORDER BY at DESC, id DESC LIMIT ?"
-        return [DeviceEvent(row["at"], row["kind"], row["detail"]) for row in self._query(sql, [device_id, limit])]
+        rows = self._rows("events", "device_id = ?", [device_id], order_by="at DESC, id DESC", limit=limit)
+        return [DeviceEvent(row["at"], row["kind"], row["detail"]) for row in rows]
 
     def save_scan(self, scan: ScanSummary) -> None:
         """Write a scan, running or finished. Raises `StoreError`."""
-        try:
-            with self._db:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO scans (id, started_at, document) VALUES (?, ?, ?)",
-                    [scan.id, scan.started_at, msgspec.json.encode(scan).decode()],
-                )
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        row = {"id": scan.id, "started_at": scan.started_at, "document": msgspec.json.encode(scan).decode()}
+        with self._writing():
+            self._table("scans").insert(row, replace=True)
 
     def scans(self, limit: int = 50) -> list[ScanSummary]:
         """Scans, the newest first. Raises `StoreError`."""
-        rows = self._query("SELECT document FROM scans ORDER BY started_at DESC LIMIT ?", [limit])
+        rows = self._rows("scans", order_by="started_at DESC", limit=limit)
         return [msgspec.json.decode(row["document"], type=ScanSummary) for row in rows]
 
     def scan(self, scan_id: str) -> ScanSummary | None:
         """One scan, or None. Raises `StoreError`."""
-        rows = self._query("SELECT document FROM scans WHERE id = ?", [scan_id])
-        return msgspec.json.decode(rows[0]["document"], type=ScanSummary) if rows else None
+        row = self._get("scans", scan_id)
+        return msgspec.json.decode(row["document"], type=ScanSummary) if row else None
 
     def setting(self, key: str) -> str:
         """A setting that outlives a restart, or an empty string. Raises `StoreError`."""
-        rows = self._query("SELECT value FROM settings WHERE key = ?", [key])
-        return str(rows[0]["value"]) if rows else ""
+        row = self._get("settings", key)
+        return str(row["value"]) if row else ""
 
     def set_setting(self, key: str, value: str) -> None:
         """Keep a setting. Raises `StoreError`."""
-        try:
-            with self._db:
-                self._db.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", [key, value])
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        with self._writing():
+            self._table("settings").insert({"key": key, "value": value}, replace=True)
 
     def prune(self, now: float) -> list[str]:
         """Forget what is beyond its bound; returns the ids of the devices forgotten. Raises `StoreError`."""
         stale = (
-            "SELECT id FROM devices WHERE class_locked = 0 AND policy_by != 'person' AND (last_seen < ? OR "
+            "class_locked = 0 AND policy_by != 'person' AND (last_seen < ? OR "
             "(last_seen < ? AND id IN (SELECT device_id FROM facts WHERE kind = 'randomised') "
             "AND id NOT IN (SELECT device_id FROM facts WHERE kind = 'vendor')))"
         )
+        surplus = (
+            "id <= (SELECT max(id) FROM events) - ? OR id IN (SELECT id FROM (SELECT id, row_number() OVER "
+            "(PARTITION BY device_id ORDER BY id DESC) AS place FROM events) WHERE place > ?)"
+        )
         limits = [now - KEEP_DAYS * 86400, now - KEEP_RANDOMISED_DAYS * 86400]
-        try:
-            with self._db:
-                gone = [row[0] for row in self._db.execute(stale, limits)]
-                self._db.executemany("DELETE FROM devices WHERE id = ?", [[item] for item in gone])
-                self._db.execute(
-                    "DELETE FROM events WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY "
-                    "device_id ORDER BY id DESC) AS place FROM events) WHERE place > ?)", [MAX_EVENTS_OF_DEVICE],
-                )
-                self._db.execute(
-                    "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", [MAX_EVENTS]
-                )
-                self._db.execute(
-                    "DELETE FROM scans WHERE id NOT IN (SELECT id FROM scans ORDER BY started_at DESC LIMIT ?)",
-                    [MAX_SCANS],
-                )
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        with self._writing():
+            gone = [row["id"] for row in self._table("devices").rows_where(stale, limits, select="id")]
+            for item in gone:
+                self._table("devices").delete_where("id = ?", [item])
+            self._table("events").delete_where(surplus, [MAX_EVENTS, MAX_EVENTS_OF_DEVICE])
+            newest = "SELECT id FROM scans ORDER BY started_at DESC LIMIT ?"
+            self._table("scans").delete_where(f"id NOT IN ({newest})", [MAX_SCANS])
         return gone
 
-    def _query(self, sql: str, parameters: list[object]) -> list[sqlite3.Row]:
+    def _table(self, name: str) -> Table:
+        return self._tables.table(name)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction. Raises `StoreError`; nothing of it is written then."""
         try:
-            return list(self._db.execute(sql, parameters))
+            with transaction(self._db):
+                yield
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def _rows(self, table: str, where: str | None = None, values: Sequence[str] = (), **shape: Any) -> list[Row]:
+        try:
+            return list(self._table(table).rows_where(where, values, **shape))
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def _get(self, table: str, key: str) -> Row | None:
+        try:
+            return self._table(table).get(key)
+        except NotFoundError:
+            return None
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
@@ -250,7 +232,35 @@ class Store:
         return StoreError(f"device store {self.path}: {error}; check the disk's space and the file's owner")
 
 
-def _asset(row: sqlite3.Row) -> Asset:
+def _device_row(asset: Asset) -> Row:
+    return {
+        "id": asset.id, "first_seen": asset.first_seen, "last_seen": asset.last_seen,
+        "device_class": asset.device_class.value, "confidence": asset.confidence,
+        "reasons": msgspec.json.encode(asset.reasons).decode(), "class_locked": int(asset.class_locked),
+        "policy": asset.policy.value, "policy_by": asset.policy_by, "presence": asset.presence.value,
+        "missed": asset.missed, "fragile": int(asset.fragile),
+    }
+
+
+def _address_rows(asset: Asset) -> Iterable[Row]:
+    for kind, table in (("mac", asset.macs), ("ip", asset.ips)):
+        for address, seen in table.items():
+            yield {"device_id": asset.id, "kind": kind, "address": address, "first_seen": seen.first,
+                   "last_seen": seen.last}
+
+
+def _fact_rows(asset: Asset) -> Iterable[Row]:
+    for fact, seen in asset.facts.items():
+        yield {"device_id": asset.id, "kind": fact.kind.value, "value": fact.value, "first_seen": seen.first,
+               "last_seen": seen.last}
+
+
+def _event_row(happening: Happening) -> Row:
+    event = happening.event
+    return {"device_id": happening.asset_id, "at": event.at, "kind": event.kind, "detail": event.detail}
+
+
+def _asset(row: Row) -> Asset:
     return Asset(
         id=row["id"], first_seen=row["first_seen"], last_seen=row["last_seen"],
         device_class=DeviceClass(row["device_class"]), confidence=row["confidence"],
