@@ -112,7 +112,8 @@ class Lifeline:
             os.link(path, folder / name)
         program = Path(sys.executable).with_name("appliance-release")
         command = [str(program), "lifeline", "publish", "--site", str(self.site), "--secret-key",
-                   str(keys() / "lifeline.key"), "--version", version, *options, str(folder)]  # fmt: skip
+                   str(keys() / "lifeline.key"), "--level", "1", "--version", version, *options,
+                   str(folder)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         shutil.rmtree(folder)
         if done.returncode != 0:

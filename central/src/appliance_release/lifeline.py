@@ -231,14 +231,15 @@ def lifeline() -> None:
 @click.option("--number", type=click.IntRange(1), default=None, help="Default: one more than the last.")
 @click.option("--downgrade", is_flag=True, help="Devices may go back from a newer version to this one.")
 @click.option("--note", default="", help="A sentence for people.")
+@click.option("--level", type=click.IntRange(1, 19), default=12, show_default=True, help="zstd compression level.")
 @click.argument("artifacts", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 def publish_command(
     site: Path, secret_key: Path, days: int, device_class: str, version: str, number: int | None, downgrade: bool,
-    note: str, artifacts: tuple[Path, ...],
+    note: str, level: int, artifacts: tuple[Path, ...],
 ) -> None:  # fmt: skip
     """Publish a build: ARTIFACTS are its data, verity and UKI files, or a directory with them."""
     with _spoken(), Console(stderr=True).status(f"Cutting {version} into pieces"):
-        order = Order(version, device_class, number or 0, days, downgrade, note)
+        order = Order(version, device_class, number or 0, days, downgrade, note, level)
         click.echo(publish(site, order, collect(artifacts, version), secret_key, time.time()))
 
 
