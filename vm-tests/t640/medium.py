@@ -110,6 +110,7 @@ def _install(tree: Path, layout: layouts.Layout) -> None:
     for part in (SOURCE / "lib").glob("*.sh"):
         shutil.copy(part, program / "lib" / part.name)
     units = tree / "usr/lib/systemd/system"
+    units.mkdir(parents=True, exist_ok=True)
     shutil.copy(SOURCE / "install-appliance.service", units / "install-appliance.service")
     mount = f"[Mount]\nWhat=/dev/disk/by-label/{volume(layout)}\nWhere=/iso\nType=iso9660\nOptions=ro,nodev,nosuid\n"
     _write(units / "iso.mount", f"[Unit]\nDescription=The installation medium\n\n{mount}")
