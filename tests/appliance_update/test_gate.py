@@ -435,6 +435,7 @@ def test_a_baseline_that_cannot_be_taken_or_kept_holds_up_no_update(
     monkeypatch.setenv("PATH", "/nowhere")
     config = replace(gate(), paths=replace(Paths(), state="/proc/nowhere"))
     assert baseline.record(host, config).units == ()
+    assert baseline.record(host, replace(config, repository="http://updates.example:not-a-port")).version == "2026.11.2"
 
 
 DOWN = "http://127.0.0.1:9"
@@ -460,7 +461,7 @@ def test_ports_services_and_check_ins_that_are_gone_are_advice(
     config = kept(tmp_path, listening=["tcp/80"], units=["old.service"], checkin_age=30.0, device_class="t630")
     said = cli.advice(config, host)
     assert sorted(said) == ["checkin", "device_class", "listening", "units"]
-    marker = host.path(baseline.CHECK_IN_FILE)
+    marker = host.path(config.watch.checkin_file)
     marker.parent.mkdir(parents=True)
     marker.touch()
     assert "checkin" not in cli.advice(config, host)

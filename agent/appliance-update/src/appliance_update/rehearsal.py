@@ -137,7 +137,8 @@ class Rehearsal:
             runtime=str(self.scratch / "run"),
             trusted_root=str(canary / "root.json"),
         )
-        config = replace(self.config, repository=url, device_class=CANARY_CLASS, paths=paths)
+        uncapped = replace(self.config.transfer, bytes_per_second=0.0)
+        config = replace(self.config, repository=url, device_class=CANARY_CLASS, paths=paths, transfer=uncapped)
         updater = assemble(config, host=self.host, writer=self.writer, reboot=_never, pause=lambda _seconds: None)
         client = updater.repository.client  # loopback is reached without the site's proxy
         client.trust_env = False

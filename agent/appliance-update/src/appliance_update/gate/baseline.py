@@ -7,16 +7,13 @@ no fault of an image, whether it was up before or not.
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from appliance_update import network
 from appliance_update.config import Config
 from appliance_update.files import Unreadable, decode, read_limited, write_json
 from appliance_update.gate import systemd
@@ -25,16 +22,10 @@ from appliance_update.host import Host
 
 FILE = "baseline.json"
 LIMIT = 256 * 1024
-PATIENCE = 4.0
-"""Seconds for each look at the network."""
-CHECK_IN_FILE = "/var/lib/compliance-agent/last-checkin"
-"""A file that the agent touches whenever Central Command takes its check-in; whether it is there is its own affair."""
 LISTENING_STATES = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
 """Kernel's numbers for listening TCP and unconnected UDP sockets (include/net/tcp_states.h)."""
 EPHEMERAL = 32768
 """Ports from here on are given out by the kernel and mean nothing."""
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,10 @@ def record(host: Host, config: Config) -> Baseline:
 
     Called right before the reboot into a candidate; takes a few seconds at most.
     """
-    seen = look(host, config)
+    try:
+        seen = look(host, config)
+    except Exception:  # whatever it is: an update is not held up for want of something to compare with
+        seen = Baseline(at=time.time(), version=host.image_version, repository=config.repository)
     with contextlib.suppress(OSError):
         write_json(Path(config.paths.state) / FILE, seen)
     return seen
@@ -83,7 +77,7 @@ def look(host: Host, config: Config) -> Baseline:
         portal=portal.check(config, host) is None if config.gate.portal else None,
         uplink=_reachable(config),
         names=_resolvable(config),
-        checkin_age=_checkin_age(host),
+        checkin_age=_checkin_age(config, host),
         listening=listening(host),
     )
 
@@ -141,7 +135,7 @@ def _first_hop(config: Config) -> tuple[str, int] | None:
     address = urllib.parse.urlsplit(config.repository)
     if not address.hostname:
         return None
-    proxy = urllib.request.getproxies().get(address.scheme, "")
+    proxy = config.transfer.proxy or urllib.request.getproxies().get(address.scheme, "")
     if proxy and not urllib.request.proxy_bypass(address.hostname):
         address = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
     return address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
@@ -149,44 +143,21 @@ def _first_hop(config: Config) -> tuple[str, int] | None:
 
 def _reachable(config: Config) -> bool | None:
     hop = _first_hop(config)
-    if hop is None:
-        return None
-
-    def connect() -> bool:
-        try:
-            with socket.create_connection(hop, timeout=PATIENCE):
-                return True
-        except OSError:
-            return False
-
-    return _in_time(connect, False)
+    return network.answers(*hop, refusal=False) if hop else None
 
 
 def _resolvable(config: Config) -> bool | None:
     hop = _first_hop(config)
     if hop is None or hop[0].replace(".", "").isdigit() or ":" in hop[0]:
         return None
-
-    def resolve() -> bool:
-        try:
-            return bool(socket.getaddrinfo(hop[0], hop[1], type=socket.SOCK_STREAM))
-        except OSError:
-            return False
-
-    return _in_time(resolve, False)
+    return network.resolves(hop[0])
 
 
-def _in_time(work: Callable[[], Answer], late: Answer) -> Answer:
-    """The answer, or `late` after PATIENCE: the resolver of libc knows no deadline."""
-    answers: list[Answer] = []
-    thread = threading.Thread(target=lambda: answers.append(work()), daemon=True)
-    thread.start()
-    thread.join(PATIENCE + 1.0)
-    return answers[0] if answers else late
-
-
-def _checkin_age(host: Host) -> float | None:
+def _checkin_age(config: Config, host: Host) -> float | None:
+    """By the file that the agent touches whenever Central Command takes its check-in."""
+    if not config.watch.checkin_file:
+        return None
     try:
-        return max(0.0, time.time() - host.path(CHECK_IN_FILE).stat().st_mtime)
+        return max(0.0, time.time() - host.path(config.watch.checkin_file).stat().st_mtime)
     except OSError:
         return None
