@@ -114,7 +114,15 @@ class Host:
         directory = self.path("/sys/class/block")
         if not directory.is_dir():
             return {}
-        return {name: Path(os.path.realpath(directory / name)) for name in sorted(os.listdir(directory))}  # noqa: PTH208
+        return {name: Path(_real(f"{directory}/{name}")) for name in sorted(os.listdir(directory))}  # noqa: PTH208
+
+
+def _real(link: str) -> str:
+    """Where a link of sysfs leads: one step, and no link on the way (`realpath` looks at every part of it)."""
+    try:
+        return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))  # noqa: PTH115, PTH118, PTH120
+    except OSError:
+        return link
 
 
 def _unquoted(value: str) -> str:

@@ -35,8 +35,8 @@ def settle(store: Store, host: Host, layout: Layout) -> Device | None:
     kept = store.record
     thinking = thoughts.load(store.state)
     pending = thinking.pending() if thinking else None
-    if pending:
-        _settle_thought(store, host, layout, device, *pending)
+    if pending and _settle_thought(store, host, device, *pending):
+        pass
     elif kept.candidate and not kept.state.settled:
         _settle_candidate(store, host, layout, device)
     else:
@@ -183,6 +183,8 @@ def _still_armed(store: Store, host: Host, own: tuple[Entry, ...]) -> None:
 
 def _settle_running(store: Store, host: Host, device: Device) -> None:
     """No update under way: has the good version been left all the same?"""
+    if not store.record.state.settled:  # cut off while it asked
+        store.save(state=State.IDLE)
     good, running = store.record.good_version, device.version
     own = of_version(device.entries, running)
     if good and good != running and any(entry.spent for entry in of_version(device.entries, good)):
@@ -207,8 +209,11 @@ def _left(store: Store, host: Host, version: str, reason: str, *, final: bool) -
     )
 
 
-def _settle_thought(store: Store, host: Host, layout: Layout, device: Device, version: str, thought: Thought) -> None:
-    """A version that turned bad was left for the other slot: has the other one proved itself, or failed as well?"""
+def _settle_thought(store: Store, host: Host, device: Device, version: str, thought: Thought) -> bool:
+    """A version that turned bad was left for the other slot: has the other one proved itself, or failed as well?
+
+    False when that is not the question any more, or not yet.
+    """
     others = of_version(device.entries, thought.other)
     if device.version == thought.other:
         if len(others) == 1 and others[0].blessed:
@@ -217,10 +222,14 @@ def _settle_thought(store: Store, host: Host, layout: Layout, device: Device, ve
             thoughts.save(store.state, version, thoughts.ended(thought, Stage.OTHER_KEPT))
         elif store.record.state is not State.TRIAL:
             store.save(state=State.TRIAL, candidate=None, detail=f"{thought.other} is tried instead of {version}")
-        return
-    if device.version == version and others and not any(entry.spent for entry in others):
-        return  # not tried yet
-    reason = f"{thought.other} {'did not prove itself either' if others else 'is gone'}; {device.version} stays"
+        return True
+    if device.version != version or not others:  # an update came first
+        thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))
+        return False
+    if not any(entry.spent for entry in others):
+        return False  # not tried yet
+    reason = f"{thought.other} did not prove itself either; {version} stays"
     store.note(Event.SECOND_THOUGHTS, version=version, reason=reason)
     store.save(state=State.IDLE, candidate=None, detail=reason)
     thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))
+    return True
