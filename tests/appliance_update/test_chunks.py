@@ -36,7 +36,9 @@ from tests.appliance_update.simulator import (
 )
 from tests.appliance_update.web_server import WebServer
 
-pytestmark = pytest.mark.skipif(find_tool() is None, reason="neither desync nor casync is installed")
+pytestmark = pytest.mark.skipif(
+    find_tool() is None or os.geteuid() != 0, reason="needs desync or casync, and loop devices"
+)
 
 TOOLS = [tool for tool in ("desync", "casync") if shutil.which(tool)]
 BLOCK = 4096

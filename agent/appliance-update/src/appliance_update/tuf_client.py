@@ -34,7 +34,7 @@ from tuf.ngclient.updater import Updater
 from appliance_update.clock import as_datetime, spoken
 from appliance_update.download import Download, File, TransferError
 from appliance_update.files import flush_directory
-from appliance_update.web import CaptivePortal, NotThere, WebError, looks_like_page, opened
+from appliance_update.web import NotThere, WebError, body, opened
 
 MOST_ROOTS = 1024
 """Root versions followed in one refresh: a device that was off for years and a publisher who rotates weekly."""
@@ -63,12 +63,7 @@ class Fetcher(FetcherInterface):
     def _fetch(self, url: str) -> Iterator[bytes]:
         try:
             with opened(self._client, url) as response:
-                first = True
-                for chunk in response.iter_content(16 * 1024):
-                    if first and looks_like_page(chunk, ""):
-                        raise CaptivePortal(f"{url}: a web page came back instead of metadata: a captive portal?")
-                    first = False
-                    yield chunk
+                yield from body(self._client, response)
         except NotThere as error:
             raise DownloadHTTPError(str(error), error.status) from error
         except WebError as error:
