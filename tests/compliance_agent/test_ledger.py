@@ -241,3 +241,12 @@ def test_dropped_doubled_and_reordered_bundles_are_told_apart(order: list[int], 
 def test_evidence_of_another_key_is_tampering(tmp_path: Path) -> None:
     ledger = filled(tmp_path / "evidence.db", 2)
     assert verify(ledger.envelopes(DEVICE), DEVICE, PrivateKey.generate().public).judgement is Judgement.TAMPERED
+
+
+def test_a_ledger_whose_evidence_is_missing_is_no_empty_one_and_makes_up_none(tmp_path: Path) -> None:
+    ledger = filled(tmp_path / "evidence.db", 1)
+    with ledger.database.transaction() as database:
+        database.execute("DROP TABLE evidence")
+    for use in (lambda: ledger.entries(DEVICE), lambda: ledger.append(DEVICE, seal_onto())):  # type: ignore[arg-type]
+        with pytest.raises(StoreError, match="no such table: evidence"):
+            use()

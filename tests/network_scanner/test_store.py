@@ -120,3 +120,11 @@ def test_scans_and_settings_come_back(tmp_path: Path) -> None:
         store.set_setting("paused_until", "forever")
         assert (store.scan("abc"), store.scan("x"), store.setting("paused_until"), store.setting("y")) == (
             scan, None, "forever", "")
+
+
+def test_a_store_without_its_tables_is_no_empty_inventory(tmp_path: Path) -> None:
+    """Who reads the exclusions must not take a file that holds none for a network without any."""
+    sqlite3.connect(tmp_path / "devices.db").execute("CREATE TABLE other (x)").connection.close()
+    store = Store(tmp_path / "devices.db", read_only=True)
+    with contextlib.closing(store), pytest.raises(StoreError, match="no such table: devices"):
+        store.load()

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import sqlite_utils
 from sqlite_utils.db import NotFoundError
 
 from appliance_protocol.schema import TRIAL_MARK, Schema, Standing, bring_up, on_trial
+from appliance_protocol.tables import Tables
 from appliance_protocol.transactions import Connection, transaction
 
 BUSY_TIMEOUT = 5.0
@@ -60,10 +60,10 @@ class Database:
                 self._connection = None
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite_utils.Database]:
+    def transaction(self) -> Iterator[Tables]:
         """A write transaction: all of it is on disk when the block ends, or none of it. Raises `StoreError`."""
         with self._guarded() as connection, transaction(connection):
-            yield _tables(connection)
+            yield Tables(connection)
 
     def rows(
         self,
@@ -77,7 +77,7 @@ class Database:
     ) -> list[dict[str, Any]]:
         """Rows of a table as dictionaries. Raises `StoreError`."""
         with self._guarded() as connection:
-            found = _tables(connection).table(table).rows_where(
+            found = Tables(connection).table(table).rows_where(
                 where, parameters, order_by=order_by, select=select, limit=limit
             )
             return list(found)
@@ -86,14 +86,14 @@ class Database:
         """The row with that primary key; None when there is none. Raises `StoreError`."""
         with self._guarded() as connection:
             try:
-                return dict(_tables(connection).table(table).get(key))
+                return dict(Tables(connection).table(table).get(key))
             except NotFoundError:
                 return None
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of what is more than a table's rows, as dictionaries. Raises `StoreError`."""
         with self._guarded() as connection:
-            return list(_tables(connection).query(sql, parameters))
+            return list(Tables(connection).query(sql, parameters))
 
     def vacuum(self) -> None:
         """Give free pages back to the file system, a piece at a time (incremental). Raises `StoreError`."""
@@ -152,8 +152,7 @@ class Database:
                 connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}").fetchall()
                 connection.execute("PRAGMA cache_size=-1024")
                 self._bring_up(connection)
-            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise sqlite3.OperationalError("there are no tables in it")  # sqlite-utils would show empty ones
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         except BaseException:
             connection.close()
             raise
@@ -167,11 +166,6 @@ class Database:
             with contextlib.suppress(FileNotFoundError):
                 self.path.with_name(self.path.name + suffix).unlink()
         self.set_aside = f"{target} ({time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})"
-
-
-def _tables(connection: Connection) -> sqlite_utils.Database:
-    """The connection's tables, as they are: no plugins, and triggers work as SQLite has them."""
-    return sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
 
 
 def code(error: sqlite3.Error) -> str:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sqlite_utils
-
 from appliance_protocol.clock import ClockState
 from appliance_protocol.envelope import Envelope, parse
 from appliance_protocol.evidence import ChainHead, EvidenceBundle, EvidenceCause, payload_digest
 from appliance_protocol.local_models import EvidenceEntry
 from appliance_protocol.schema import Schema
+from appliance_protocol.tables import Tables
 from appliance_protocol.wire import decode
 from compliance_agent.database import Database
 
@@ -222,7 +221,7 @@ class Ledger:
         return number
 
 
-def _insert(database: sqlite_utils.Database, sealed: Sealed) -> EvidenceEntry:
+def _insert(database: Tables, sealed: Sealed) -> EvidenceEntry:
     bundle, document = sealed.bundle, sealed.envelope.to_bytes()
     counts = Counter(result.verdict.value for result in bundle.results)
     database.table("evidence").insert(

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sqlite_utils
 from sqlite_utils.db import NotFoundError
 
 from appliance_protocol.local_models import ScorePoint
 from appliance_protocol.orders import Order, OrderState
 from appliance_protocol.schema import Schema
+from appliance_protocol.tables import Tables
 from appliance_protocol.verdict import CheckResult, Score
 from appliance_protocol.wire import canonical, decode
 from compliance_agent.database import Database
@@ -215,7 +215,7 @@ class Store:
 
 
 def _newest(
-    database: sqlite_utils.Database, table: str, where: str | None = None, parameters: tuple[str, ...] = ()
+    database: Tables, table: str, where: str | None = None, parameters: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """The newest row of a history; empty when there is none."""
     return next(database.table(table).rows_where(where, parameters, order_by="id DESC", limit=1), {})

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import sqlite_utils
 from sqlite_utils.db import NotFoundError, Table
 
 from appliance_protocol.inventory import DeviceClass, DeviceEvent, Presence, ScanPolicy, ScanSummary
 from appliance_protocol.schema import TRIAL_MARK, Schema, Standing, bring_up, on_trial
+from appliance_protocol.tables import Tables
 from appliance_protocol.transactions import Connection, transaction
 from appliance_protocol.wire import prepare
 from network_scanner.asset import Asset, Seen
@@ -79,7 +79,7 @@ class Store:
         try:
             name = f"file:{self.path}?mode=ro" if read_only else self.path
             self._db = sqlite3.connect(name, uri=read_only, timeout=5, isolation_level=None, factory=Connection)
-            self._tables = sqlite_utils.Database(self._db, recursive_triggers=False, execute_plugins=False)
+            self._tables = Tables(self._db)
             if not read_only:
                 self._prepare()
         except sqlite3.Error as error:
