@@ -496,6 +496,19 @@ def test_the_rehearsal_is_started_waited_for_and_its_report_believed(
     assert CHECKS["rehearsal"](config, host) is None
 
 
+def test_the_rehearsal_waits_for_slots_that_are_not_there_yet(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(world.config, gate=Gate(rehearsal=UNIT))
+    fake_systemctl(tmp_path, facts(Id=UNIT, ActiveState="inactive", SubState="dead"), monkeypatch)
+    mounts = world.device.root / "proc/self/mountinfo"
+    mounted = mounts.read_text()
+    mounts.write_text("")
+    assert CHECKS["rehearsal"](config, world.device.host) == "The rehearsal waits for the slots"
+    mounts.write_text(mounted)
+    assert CHECKS["rehearsal"](config, world.device.host) == "The rehearsal has begun"
+
+
 def test_a_failed_rehearsal_condemns_at_once_with_its_reason(host: Host, tmp_path: Path) -> None:
     config = rehearsing(tmp_path)
     report(host, config, passed=False, reason="agent: AttributeError: mcp_api_key_file")

@@ -285,3 +285,10 @@ def test_the_rehearsal_calls_the_lifeline_when_it_cannot_report_and_waits_for_no
     assert "OnFailure=appliance-update-broken.service" in text
     assert "StartLimitIntervalSec=0" in text
     assert "After=" not in text, "the gate waits for it; it must not wait for the gate"
+
+
+def test_no_timer_rehearses_while_a_trial_still_starts() -> None:
+    timer = unit("appliance-update-rehearse.timer")
+    assert "OnBootSec=1h" in timer
+    assert "Persistent=" not in timer
+    assert "OnCalendar=" not in timer, "the wall clock may say 1970"
