@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -266,16 +267,20 @@ def hash_medium(
             direct = os.open(disk, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
             os.close(handle)
             handle = direct
-        with mmap.mmap(-1, READ) as buffer:  # page-aligned, as direct reads demand
-            position = 0
+        # Hashing goes on while the medium is read: on small hardware each takes as long as the other.
+        with mmap.mmap(-1, READ) as buffer, ThreadPoolExecutor(1) as hasher:  # page-aligned, as direct reads demand
+            hashed, position = hasher.submit(digest.update, b""), 0
             while position < length:
                 count = os.preadv(handle, [buffer], start + position)
                 if count <= 0:
                     break
                 count = min(count, length - position)
-                digest.update(buffer[:count])
+                content = buffer[:count]
+                hashed.result()
+                hashed = hasher.submit(digest.update, content)
                 position += count
                 progress(done + position, total)
+            hashed.result()
     finally:
         os.close(handle)
     return digest.hexdigest()

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,6 +59,8 @@ class Transfer:
     pause: Callable[[float], None] = time.sleep
     installed: Installed | None = None
     find_tool: Callable[[], ChunkTool | None] = find_tool
+    seen: dict[Path, tuple[int, ...]] = field(default_factory=dict)
+    """Staged files that this process has verified, with what `stat` said of them then."""
 
     @property
     def download(self) -> Download:
@@ -153,8 +155,10 @@ class Transfer:
         if self.installed is None or artifact.chunks is None:
             return False
         reuse = Reuse(self.repository, self.download, self.installed, self.chunk_store, self.find_tool)
+        final = self.staged(release, artifact)
         try:
-            reuse.fetch(release, artifact, self.staged(release, artifact), report)
+            reuse.fetch(release, artifact, final, report)
+            self.seen[final] = _facts(final)
         except NoReuse as reason:
             log.warning("%s of %s is fetched whole: %s", artifact.role, release.version, reason)
             self.chunk_store.clear()
@@ -170,7 +174,8 @@ class Transfer:
     def verify(self, release: Release, progress: Progress) -> None:
         """Check every artifact against what was signed and lay it, decompressed, into the staging directory.
 
-        Raises `TransferError`; what was wrong is deleted, so that the next run fetches it anew.
+        What this process has verified a moment ago and nobody touched is not read again. Raises `TransferError`; what
+        was wrong is deleted, so that the next run fetches it anew.
         """
         total, done = sum(artifact.content_length for artifact in release.artifacts), 0
         for artifact in release.artifacts:
@@ -180,13 +185,18 @@ class Transfer:
                 progress(base + count, total)
 
             final = self.staged(release, artifact)
-            if final.exists():
-                if hash_file(final, report) != (artifact.content_sha256, artifact.content_length):
-                    final.unlink()
-                    raise TransferError(f"{final.name} in {self.staging} has changed since it was verified; deleted")
-            else:
+            if not final.exists():
                 self._verify_one(artifact, final, report)
+            elif self.seen.get(final) != _facts(final):
+                self._verify_again(artifact, final, report)
+            self.seen[final] = _facts(final)
             done += artifact.content_length
+            progress(done, total)
+
+    def _verify_again(self, artifact: Artifact, final: Path, report: Callable[[int], None]) -> None:
+        if hash_file(final, report) != (artifact.content_sha256, artifact.content_length):
+            final.unlink()
+            raise TransferError(f"{final.name} in {self.staging} has changed since it was verified; deleted")
 
     def _verify_one(self, artifact: Artifact, final: Path, report: Callable[[int], None]) -> None:
         part = self.download.part(artifact.sha256)
@@ -211,6 +221,12 @@ class Transfer:
         flush_directory(final.parent)
         faults.point(f"staged:{artifact.role}")
         part.unlink()
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    """What changes when anybody writes to a file."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _unpack(source: Path, target: Path, artifact: Artifact, report: Callable[[int], None]) -> tuple[str, int]:
