@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from appliance_protocol.inventory import Device, DeviceEvent, ScanSummary
 from appliance_protocol.local import LocalServiceError, request
 from appliance_protocol.local_models import ScannerStatus
+from network_scanner.notify import notify
 from tests.network_scanner.lab import PROGRAM, Host, Lab, readable_by_anybody
 from tests.network_scanner.test_packets import mdns_response
 
@@ -238,6 +239,18 @@ def test_the_watchdog_is_fed_and_a_stop_is_clean(service: Running) -> None:
     assert service.stop() == 0
     assert not service.socket.exists()
     service.start()
+
+
+def test_a_systemd_that_does_not_read_never_holds_up_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        assert notify("READY=1")
+        full = next(number for number in range(100_000) if not notify("WATCHDOG=1"))
+        assert systemd.recv(100) == b"READY=1"
+        assert notify("WATCHDOG=1"), f"after {full} unread ones there is room again"
 
 
 def test_a_service_that_is_not_there_is_an_error_with_advice(tmp_path: Path) -> None:

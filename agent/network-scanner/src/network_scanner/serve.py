@@ -61,7 +61,6 @@ async def _loop(service: Service, stop: asyncio.Event, serving: asyncio.Task[Non
         await service.tick()
         if serving.done():
             raise ServiceError(1, "the local API stopped; see the log above")
-        notify("WATCHDOG=1" if ready else "READY=1\nWATCHDOG=1")
-        ready = True
+        ready = notify("WATCHDOG=1" if ready else "READY=1\nWATCHDOG=1") or ready
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), TICK)
