@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.rows import Row
 
-GROUPS = ("network_scanner", "local_portal", "central_command", "appliance")
+GROUPS = ("network_scanner", "local_portal", "central_command", "update", "appliance")
 """Modules of this package, each with `measure() -> Iterable[Row]`; `appliance` boots the virtual T640."""
 
 
