@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -424,10 +425,37 @@ def test_a_slot_that_has_rotted_is_not_believed(fleet: Fleet, tool: str) -> None
     assert fleet.asked(".raw.zst") == []
 
 
+def attached(disk: Path) -> list[str]:
+    """Loop devices over a disk."""
+    listed = subprocess.run(["losetup", "--list", "--noheadings", "--output", "BACK-FILE"], capture_output=True,
+                            text=True, check=True).stdout  # fmt: skip
+    return [line for line in listed.splitlines() if line.startswith(str(disk))]
+
+
 def test_no_loop_device_is_left_behind(fleet: Fleet) -> None:
     fleet.update(V2)
-    attached = subprocess.run(["losetup", "--list", "--noheadings"], capture_output=True, text=True, check=True).stdout
-    assert str(fleet.world.device.disk) not in attached
+    assert attached(fleet.world.device.disk) == []
+
+
+def test_a_loop_device_goes_with_the_process_that_made_it_however_it_ends(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    script = f"""
+import os, signal
+from pathlib import Path
+from appliance_update.chunk_index import Chunk, Index
+from appliance_update.seeds import Place, Seed
+place = Place("1", Path({str(disk)!r}), 4096, 8192)
+with Seed(place, Index((Chunk("0" * 64, 0, 4096),), (1, 1, 4096)), Path()).exposed() as loop:
+    assert len(loop.read_bytes()) == 4096
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -9
+    end = time.monotonic() + 10
+    while attached(disk) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert attached(disk) == []
 
 
 @pytest.fixture

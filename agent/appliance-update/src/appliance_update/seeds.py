@@ -79,9 +79,15 @@ class Seed:
         window = ["--offset", str(self.place.offset), "--sizelimit", str(self.index.length)]
         loop = _losetup("--find", "--show", "--read-only", *window, str(self.place.file))
         try:
+            handle = os.open(loop, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            _losetup("--detach", loop)
+            raise NotExposed(f"{loop} cannot be opened: {error.strerror}") from error
+        try:
+            _losetup("--detach", loop)  # while it is open: it goes when we close it, and also when we are killed
             yield Path(loop)
         finally:
-            _losetup("--detach", loop)
+            os.close(handle)
 
 
 def _losetup(*arguments: str) -> str:
