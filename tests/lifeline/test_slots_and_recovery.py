@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance_update.gpt import TYPES
+from appliance_update.host import LOADER_GUID
 from appliance_update.layout import Role, load
 from tests.appliance_update.simulator import LAYOUT, boot, relabel
 from tests.lifeline.conftest import LIFELINE, PROGRAMS, V1, V2, World, make_layout
@@ -189,6 +190,27 @@ def test_a_slot_without_a_whole_system_is_taken_first(two_slots: World) -> None:
     assert two_slots.device.partition(Role.DATA, "b").label == "t640_2026.12.1"
     assert two_slots.device.partition(Role.DATA, "a").label == f"t640_{V1}"
     assert boot(two_slots.device) == "2026.12.1"
+
+
+@pytest.mark.parametrize(
+    ("entry", "after"),
+    [("t640-recovery_1+3.efi", "t640_2+0-1.efi"), ("t640-recovery_1+0-3.efi", "t640_2.efi")],
+)
+def test_the_last_slot_that_no_longer_opens_hands_over_to_a_recovery_that_may_boot(
+    tmp_path: Path, entry: str, after: str
+) -> None:
+    directory, variables = tmp_path / "esp/EFI/Linux", tmp_path / "efivars"
+    directory.mkdir(parents=True)
+    variables.mkdir()
+    for name in (entry, "t640_2.efi"):
+        (directory / name).write_bytes(b"MZ")
+    raw = b"\6\0\0\0" + "t640_2.efi\0".encode("utf-16-le")
+    (variables / f"LoaderEntrySelected-{LOADER_GUID}").write_bytes(raw)
+    environment = {"PATH": "/usr/bin:/bin", "APPLIANCE_EFIVARS": str(variables), "APPLIANCE_ESP": str(tmp_path / "esp")}
+    subprocess.run(
+        ["sh", LIFELINE.parent / "initrd/appliance-demote"], env=environment, check=True, capture_output=True
+    )
+    assert sorted(path.name for path in directory.iterdir()) == sorted([entry, after])
 
 
 # -- the status page --------------------------------------------------------------------------------------------------
