@@ -105,6 +105,7 @@ class Shelf:
     offered: dict[str, Release] = field(default_factory=dict)
     content: dict[str, bytes] = field(default_factory=dict)
     reachable: bool = True
+    epoch: int = 0
 
     def build(self, version: str) -> Build:
         if version not in self.builds:
@@ -112,7 +113,8 @@ class Shelf:
         return self.builds[version]
 
     def put(self, version: str, **changes: Any) -> None:
-        """Offer a version."""
+        """Offer a version. The security epoch never falls: the publisher refuses that."""
+        self.epoch = changes["security_epoch"] = max(self.epoch, changes.get("security_epoch", 0))
         build = self.build(version)
         parts = (
             (Role.VERITY, build.verity, build.verity_uuid.hex),

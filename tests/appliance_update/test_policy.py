@@ -331,3 +331,34 @@ def test_a_full_esp_is_said_before_anything_is_written(world: World, monkeypatch
         world.updater().run()
     assert world.device.writes == 0
     assert world.device.ukis() == [f"t640_{V1}.efi"]
+
+
+def test_status_shows_people_every_term_there_is(world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postponed until, put away until, whose databases are kept, which orders wait, what was doubted."""
+    from click.testing import CliRunner
+
+    from appliance_update import cli, machine, thoughts
+    from appliance_update.cli import main
+
+    Services(world.device).start()
+    world.publish(V2)
+    world.updater().run()
+    fail(world, V2)
+    world.publish(V3, security_epoch=4)
+    world.updater(window=closed()).run()
+    record.save_epoch(world.device.state, 3)
+    updater = world.updater()
+    with updater.store.locked():
+        updater.store.save(order_id="order-1", waiting_orders=("order-2",))
+        updater.snapshots.take(V1)
+    thoughts.save(world.device.state, V2, thoughts.Thought(V1, "agent.service kept failing", 1.0))
+    monkeypatch.setattr(cli, "assemble", lambda config: machine.assemble(config, host=world.device.host))
+    path = world.directory / "config.toml"
+    paths = world.config.paths
+    path.write_text(f'[paths]\nlayout = "{paths.layout}"\nstate = "{paths.state}"\nruntime = "{paths.runtime}"\n')
+    said = CliRunner().invoke(main, ["--config", str(path), "status"], env={"COLUMNS": "200"}).output
+    for expected in (
+        "postponed        until 2", "order-1, then order-2", "security epoch   3", f"databases as {V1} left them",
+        f"{V2} until 2", f"{V2}: agent.service kept failing (begun, {V1})",
+    ):  # fmt: skip
+        assert expected in said, said

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from appliance_update import history
+from appliance_update import history, thoughts
+from appliance_update import watch as watching
 from appliance_update.clock import spoken
 from appliance_update.config import CONFIG_FILE, ConfigError, load
 from appliance_update.device import DeviceError, inspect
@@ -23,6 +24,7 @@ from appliance_update.machine import assemble
 from appliance_update.record import State
 from appliance_update.rehearse_cli import rehearse
 from appliance_update.settle import settle
+from appliance_update.status_table import table_of
 from appliance_update.store import Busy, Store
 from appliance_update.tuf_cli import tuf_client
 from appliance_update.updater import Failure, UpdateError, Updater
@@ -146,18 +148,10 @@ def status(config_path: Path, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(msgspec.to_builtins(now), indent=1, sort_keys=True))
             return
-        table = Table(box=None, show_header=False)
-        table.add_row("running", now.running_version or "not an image")
-        table.add_row("state", now.state + (f" {now.candidate_version}" if now.candidate_version else ""))
-        for name, slot in now.slots.items():
-            blessed = {True: ", proved good", False: ", not proved", None: ""}[slot.blessed]
-            table.add_row(f"slot {name}", f"{slot.version or '-'} ({slot.state}{blessed})")
-        table.add_row("last check", spoken(now.last_check_at) if now.last_check_at else "never")
-        for label, text in (("check failed", now.last_check_error), ("detail", now.detail), ("trouble", trouble)):
-            if text:
-                table.add_row(label, text)
-        for version, reason in store.put_away_versions().items():
-            table.add_row("quarantined", f"{version}: {reason}")
+        known = thoughts.load(store.state)
+        tried = known.versions if known else {}
+        doubts = {version: f"{each.reason} ({each.stage.value}, {each.other})" for version, each in tried.items()}
+        table = table_of(now, trouble, doubts)
         Console(highlight=False).print(table)
 
 
@@ -212,6 +206,18 @@ def settle_command(config_path: Path) -> None:
         with updater.store.locked():
             settle(updater.store, updater.host, updater.layout)
         click.echo(updater.store.record.detail or updater.store.record.state.value)
+
+
+@main.command()
+@click.pass_obj
+def watch(config_path: Path) -> None:
+    """Look whether the running version is still good, as `appliance-update-watch` does every quarter of an hour."""
+    with spoken_errors():
+        updater = assembled(config_path)
+        try:
+            click.echo(watching.assemble(updater.config, updater.host, updater.layout).look())
+        except DeviceError as error:
+            raise UpdateError(str(error), Failure.DEVICE) from error
 
 
 @main.command(name="history")
