@@ -91,3 +91,22 @@ class ScanSummary:
     error: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     """Devices by class."""
+
+
+@dataclass(frozen=True)
+class ScannerStatus:
+    """How the network scanner is doing."""
+
+    version: str
+    started_at: float
+    interface: str = ""
+    network: str = ""
+    device_count: int = 0
+    scanning: bool = False
+    last_scan_at: float | None = None
+    next_scan_at: float | None = None
+    problems: tuple[str, ...] = ()
+    paused: bool = False
+    """A person has told the scanner to send nothing; listening goes on."""
+    paused_until: float | None = None
+    """When the pause ends by itself; None while not paused, or paused until a person resumes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from appliance_protocol.clock import ClockState
 from appliance_protocol.device_api import QueueStatus, UpdateStatus
 from appliance_protocol.evidence import EvidenceCause, Release
+from appliance_protocol.inventory import ScannerStatus as ScannerStatus
 from appliance_protocol.verdict import Score
 
 
@@ -62,22 +63,3 @@ class ScorePoint:
     at: float
     conforming: int
     counted: int
-
-
-@dataclass(frozen=True)
-class ScannerStatus:
-    """How the network scanner is doing."""
-
-    version: str
-    started_at: float
-    interface: str = ""
-    network: str = ""
-    device_count: int = 0
-    scanning: bool = False
-    last_scan_at: float | None = None
-    next_scan_at: float | None = None
-    problems: tuple[str, ...] = ()
-    paused: bool = False
-    """A person has told the scanner to send nothing; listening goes on."""
-    paused_until: float | None = None
-    """When the pause ends by itself; None while not paused, or paused until a person resumes."""
