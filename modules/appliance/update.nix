@@ -48,6 +48,23 @@ in
           default = true;
           description = "Whether the updater restarts the machine into a new version by itself, within the window.";
         };
+        transfer = {
+          bytes_per_second = lib.mkOption {
+            type = lib.types.numbers.nonnegative;
+            default = 0;
+            example = 250000;
+            description = "A cap on everything the updater fetches. 0: as fast as the line is.";
+          };
+          proxy = lib.mkOption {
+            type = lib.types.strMatching "(https?://.+)?";
+            default = "";
+            example = "http://proxy.clinic.example:3128";
+            description = ''
+              The proxy for all fetching. Empty: what `http_proxy`, `https_proxy` and `no_proxy` say in the unit's
+              environment. A password in it becomes world-readable in the Nix store.
+            '';
+          };
+        };
         window = {
           start = lib.mkOption {
             type = windowTime;
@@ -66,6 +83,32 @@ in
             default = "UTC";
             example = "America/New_York";
             description = "The IANA time zone the window is meant in: the clinic's.";
+          };
+          days = lib.mkOption {
+            type = lib.types.listOf (
+              lib.types.enum [
+                "mon"
+                "tue"
+                "wed"
+                "thu"
+                "fri"
+                "sat"
+                "sun"
+              ]
+            );
+            default = [ ];
+            example = [
+              "sat"
+              "sun"
+            ];
+            description = "The days on which the window begins. Empty: every day.";
+          };
+          maximum_postponement_days = lib.mkOption {
+            type = lib.types.numbers.between 0 366;
+            default = 14;
+            description = ''
+              Days for which a release waits for the window. Then it goes ahead as soon as nobody inhibits reboots.
+            '';
           };
         };
       };
