@@ -11,13 +11,10 @@ from pathlib import Path
 import compliance_agent
 
 SOURCES = Path(compliance_agent.__file__).parent
-HEAVY = {"cryptography", "rich", "uvicorn.supervisors.multiprocess", "compliance_agent.collect"}
+HEAVY = {"cryptography", "rich", "chardet.universaldetector", "compliance_agent.collect"}
 LOAD = """
 import sys
-import compliance_agent.cli
-from appliance_protocol.lean import leave_out
-leave_out("chardet")
-import compliance_agent.main
+import compliance_agent.cli, compliance_agent.main
 from compliance_agent.checks.base import discover as checks
 from compliance_agent.orders.base import discover as handlers
 assert checks() and handlers()

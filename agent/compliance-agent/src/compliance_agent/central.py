@@ -10,7 +10,6 @@ import re
 import time
 from typing import TypeVar
 
-import requests
 import tenacity
 
 from appliance_protocol import device_api
@@ -23,7 +22,7 @@ from compliance_agent import __version__
 from compliance_agent.config import CentralConfig
 from compliance_agent.facts.clock import EARLIEST
 from compliance_agent.identity import Enrolment, Invitation
-from compliance_agent.transport import open_session
+from compliance_agent.transport import open_session, requests
 
 Reply = TypeVar("Reply")
 TRIES = 3

@@ -71,11 +71,6 @@ def run(context: click.Context) -> None:
     A mistake in the configuration does not keep the service from running: the key's default is in force, and the
     mistake is told in the journal, in `status` and to Central Command.
     """
-    from appliance_protocol.lean import leave_out
-
-    # What guesses an answer's encoding, 2.5 MiB of tables: answers are bytes whose signature is verified. Without it
-    # requests takes charset_normalizer, and without that it does not guess.
-    leave_out("chardet")
     from compliance_agent.main import serve
 
     serve(context.obj)

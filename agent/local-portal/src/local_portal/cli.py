@@ -51,9 +51,6 @@ def main(context: click.Context, path: Path) -> None:
 @click.pass_obj
 def run(config: Config) -> None:
     """Serve the portal until told to stop. systemd runs this."""
-    from appliance_protocol.lean import leave_out
-
-    leave_out()
     from local_portal import service  # here, so that the other commands start without the web stack
 
     try:

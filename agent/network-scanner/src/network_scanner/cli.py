@@ -93,9 +93,6 @@ def scan(
 @click.option("--config", type=click.Path(path_type=Path), help=f"Configuration [default: {DEFAULT_PATH}].")
 def run(config: Path | None) -> None:
     """Run the service: listen always, sweep and scan by the schedule, answer on the local socket."""
-    from appliance_protocol.lean import leave_out
-
-    leave_out()
     from network_scanner import serve
 
     loaded = read_config(config)
