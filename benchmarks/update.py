@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 import statistics
 import subprocess
 import tempfile
@@ -54,9 +55,8 @@ mount -t tmpfs tmpfs {tools}/dev
 mount -t tmpfs tmpfs {tools}/tmp
 mount -t tmpfs tmpfs {tools}/run
 for node in null zero urandom; do touch {tools}/dev/$node; mount --bind /dev/$node {tools}/dev/$node; done
-touch {tools}/dev/nvme0n1; mount --bind {loop} {tools}/dev/nvme0n1
-for part in 1 2 3 4 5 6; do
-    touch {tools}/dev/nvme0n1p$part; mount --bind {loop}p$part {tools}/dev/nvme0n1p$part
+for node in {nodes}/*; do
+    touch {tools}/dev/${{node##*/}}; mount --bind $node {tools}/dev/${{node##*/}}
 done
 mkdir -p {tools}{root}; mount --bind {root} {tools}{root}
 mount --bind {root}/etc/os-release {tools}/usr/lib/os-release
@@ -149,9 +149,9 @@ class Round:
 def _round(root: Path, pair: Pair) -> Round:
     device = make_device(root, REPOSITORY / "image" / LAYOUT_FILE.name, pair.old)
     server = WebServer(pair.repository)
-    with _loop(device.disk) as loop:
+    with _loop(device.disk, root / "nodes") as nodes:
         program = root / "sysupdate"
-        program.write_text(_CHROOT.format(tools=toolroot.ensure(), loop=loop, root=root))
+        program.write_text(_CHROOT.format(tools=toolroot.ensure(), nodes=nodes, root=root))
         program.chmod(0o755)
         updater = _updater(device, server.url, pair, program)
         client = updater.repository.client
@@ -161,7 +161,7 @@ def _round(root: Path, pair: Pair) -> Round:
                 updater.store.device = inspect(updater.host, updater.layout)
                 updater.store.running_version = pair.old.version
                 fetching = _timed(updater.fetch)
-                dd = _dd(updater, loop)
+                dd = _dd(updater, nodes)
                 applying = _timed(updater.apply)
         finally:
             server.close()
@@ -178,25 +178,33 @@ def _updater(device: Device, url: str, pair: Pair, program: Path) -> Updater:
 
 
 @contextlib.contextmanager
-def _loop(disk: Path) -> Iterator[str]:
-    """The disk as a block device with partitions, past the page cache like a real one."""
+def _loop(disk: Path, nodes: Path) -> Iterator[Path]:
+    """The disk as a block device past the page cache, like a real one; its nodes in a folder, by the updater's names.
+
+    Made by hand from sysfs: not everywhere is an udev that makes them in /dev.
+    """
     options = ["--find", "--show", "--partscan", "--direct-io=on", str(disk)]
-    loop = subprocess.run(["losetup", *options], check=True, capture_output=True, text=True).stdout.strip()
+    loop = Path(subprocess.run(["losetup", *options], check=True, capture_output=True, text=True).stdout.strip()).name
     try:
-        yield loop
+        nodes.mkdir()
+        for directory in [*sorted(Path("/sys/block", loop).glob(f"{loop}p*")), Path("/sys/block", loop)]:
+            major, minor = (int(number) for number in (directory / "dev").read_text().split(":"))
+            name = f"nvme0n1{directory.name.removeprefix(loop)}"
+            os.mknod(nodes / name, stat.S_IFBLK | 0o600, os.makedev(major, minor))
+        yield nodes
     finally:
-        subprocess.run(["losetup", "--detach", loop], check=True)
+        subprocess.run(["losetup", "--detach", f"/dev/{loop}"], check=True)
 
 
-def _dd(updater: Updater, loop: str) -> float:
+def _dd(updater: Updater, nodes: Path) -> float:
     """The same three files from the staging directory to the same places, each synced."""
     release = updater.store.record.candidate
     assert release is not None
     layout = updater.layout
     targets = {
-        Role.VERITY: f"{loop}p{layout.number(Role.VERITY, 'b')}",
-        Role.DATA: f"{loop}p{layout.number(Role.DATA, 'b')}",
-        Role.UKI: str(updater.host.path("/boot/EFI/Linux/written-by-dd")),
+        Role.VERITY: nodes / f"nvme0n1p{layout.number(Role.VERITY, 'b')}",
+        Role.DATA: nodes / f"nvme0n1p{layout.number(Role.DATA, 'b')}",
+        Role.UKI: updater.host.path("/boot/EFI/Linux/written-by-dd"),
     }
 
     def write() -> None:
@@ -206,7 +214,7 @@ def _dd(updater: Updater, loop: str) -> float:
             subprocess.run(call, check=True)
 
     seconds = _timed(write)
-    Path(targets[Role.UKI]).unlink()
+    targets[Role.UKI].unlink()
     return seconds
 
 
