@@ -233,7 +233,7 @@ def scratch_transfers(layout: Layout, staging: Path, target: Path) -> dict[str, 
         source = layouts.TRANSFER.format(staging=staging, source=layout.staged.of(role))
         place = f"Type=regular-file\nPath={target}\nMatchPattern={layout.staged.of(role)}\nMode=0644\nInstancesMax=2\n"
         texts[f"{number}-{role.value}.transfer"] = source + place
-    boot = layouts.boot_transfers(layout, staging=staging)
+    boot = layouts.landing_transfers(layout, staging=staging)
     for name, text in boot.items():
         directory = f"Path={layout.esp.uki_directory}\nPathRelativeTo=boot\n"
         texts[name] = text.replace(directory, f"Path={target}{layout.esp.uki_directory}\n")
@@ -244,8 +244,7 @@ def written(target: Path, layout: Layout, release: Release, role: Role) -> Path:
     """What systemd-sysupdate made of one artifact. Raises `RehearsalError` when it made nothing."""
     if role is Role.UKI:
         directory = target / layout.esp.uki_directory.lstrip("/")
-        tries = {"@v": release.version, "@l": str(layout.boot.tries), "@d": "0"}
-        path = directory / _filled(layout.esp.uki_counted[0], tries)
+        path = directory / _filled(layout.esp.uki_name + layouts.LANDING, {"@v": release.version})
     else:
         path = target / _filled(layout.staged.of(role), {"@v": release.version, "@u": release.artifact(role).uuid})
     if not path.is_file():

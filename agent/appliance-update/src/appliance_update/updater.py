@@ -12,19 +12,19 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from appliance_update import faults, inbox, quarantine, recovery
+from appliance_update import faults, orders, quarantine, recovery
 from appliance_update.choice import Situation, choose
 from appliance_update.clock import trusted_time
 from appliance_update.config import Config
 from appliance_update.device import Device, DeviceError, inspect, refusals
-from appliance_update.entries import counted_name, of_version, rename
+from appliance_update.entries import of_version
 from appliance_update.gate import baseline
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.install import Installer, InstallError
 from appliance_update.layout import Layout
 from appliance_update.record import State
-from appliance_update.release import Release, version_key
+from appliance_update.release import Release
 from appliance_update.repository import Catalogue, CheckError, Repository
 from appliance_update.settle import NOTHING_WAITS, settle
 from appliance_update.snapshots import SnapshotError, Snapshots
@@ -37,9 +37,6 @@ INHIBITED_FOR = 24 * 3600.0
 
 RESTARTS = 5
 """Reboots into an armed version that the boot loader may ignore (a pinned entry) before we leave it to a person."""
-
-MOST_ORDERS = 16
-"""Orders that may wait for their turn; of more the oldest are forgotten (who gave them asks again)."""
 
 WAITING_FOR_BOOT = (State.ARMED, State.TRIAL)
 """States in which the other slot holds a version that has not proved itself yet."""
@@ -96,11 +93,11 @@ class Updater:
     def run(self) -> tuple[Outcome, str]:
         """What the timer does. Returns the outcome with a sentence. Raises `UpdateError`, `Busy`, `OSError`."""
         with self.store.locked():
-            requested = self._take_requests()
+            requested = orders.take(self.store)
             device = settle(self.store, self.host, self.layout)
             if device is None:
                 raise UpdateError(self.store.record.detail, Failure.DEVICE)
-            self._turn_to_order(requested)
+            self.asked = orders.turn(self.store, requested)
             if self.store.record.state is State.TRIAL:
                 return Outcome.WAITING, self.store.record.detail
             if self.store.record.state is State.ARMED:
@@ -124,33 +121,6 @@ class Updater:
             done = str(error)
         if done:
             self.store.note(Event.RECOVERY, reason=done)
-
-    def _take_requests(self) -> set[str]:
-        """Queue the orders somebody asks for. An order that has its answer, or has its turn, is not queued again."""
-        requests, refused = inbox.take(self.store.runtime / "requests")
-        for reason in refused:
-            self.store.note(Event.CHECK_FAILED, reason=f"A request was refused: {reason}")
-        kept = self.store.record
-        queue = list(kept.waiting_orders)
-        for order_id in (request.order_id for request in requests):
-            has_turn = kept.order_open and order_id == kept.order_id
-            if order_id not in queue and not has_turn and not self.store.answered(order_id):
-                queue.append(order_id)
-        if tuple(queue) != kept.waiting_orders:
-            self.store.save(waiting_orders=tuple(queue[-MOST_ORDERS:]))
-        return {request.order_id for request in requests}
-
-    def _turn_to_order(self, requested: set[str]) -> None:
-        """One order at a time: the next one's turn comes when the one before has its answer."""
-        kept = self.store.record
-        if kept.order_open and not self.store.answered(kept.order_id):
-            self.asked = kept.order_id in requested
-        elif kept.waiting_orders and (kept.state.settled or not kept.order_id):
-            first, *rest = kept.waiting_orders
-            self.asked = True
-            self.store.save(order_id=first, order_open=True, waiting_orders=tuple(rest))
-        elif kept.state.settled and kept.order_id:
-            self.store.save(order_id="", order_open=False)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -290,10 +260,6 @@ class Updater:
             self.snapshots.take(self.store.running_version)
         baseline.record(self.host, self.config)  # what the gate will compare with
         try:
-            self._step_aside()
-        except OSError as error:
-            return self._wait(f"{self._candidate_version()} is installed; our own boot entry stays first: {error}")
-        try:
             self.installer.prefer(self._candidate_version())
         except (OSError, DeviceError) as error:
             return self._wait(f"{self._candidate_version()} is installed, but cannot be made the next to boot: {error}")
@@ -304,18 +270,6 @@ class Updater:
         except OSError as error:
             return self._wait(f"{self._candidate_version()} is installed; the reboot did not happen: {error}")
         return Outcome.REBOOTING, self.store.record.detail
-
-    def _step_aside(self) -> None:
-        """Before a downgrade: the loader takes the highest version first, so ours has to look spent. Raises `OSError`.
-
-        If the lower version does not prove itself all entries are spent, ours is booted again, and blessed again.
-        """
-        candidate, device = self.store.record.candidate, self.store.device
-        if candidate is None or device is None or version_key(candidate.version) > version_key(device.version):
-            return
-        for entry in of_version(device.entries, device.version):
-            if not entry.spent:  # one more than its tries: the gate knows then that there is nothing better
-                rename(entry, counted_name(self.layout, device.version, 0, self.layout.boot.tries + 1))
 
     def may_go(self) -> bool:
         """Whether the device may be rebooted now: the window is open, or was waited for long enough.
