@@ -155,6 +155,11 @@ def _unknown_fields(custom: dict[str, object]) -> None:
     custom.update({"colour": "blue", "format": 99, "nested": {"deep": [1, {"er": None}]}})
 
 
+def _strange_artifact(custom: dict[str, object]) -> None:
+    first, *rest = custom["artifacts"]  # type: ignore[misc]
+    custom["artifacts"] = [first, *rest, {"role": "hologram", "target": first["target"], "shape": 7}]
+
+
 def _no_optionals(custom: dict[str, object]) -> None:
     for name in set(custom) - {"version", "device_classes", "root_hash", "artifacts"}:
         del custom[name]
@@ -171,8 +176,14 @@ def _ten_megabytes(custom: dict[str, object]) -> None:
 @fault(25)
 @pytest.mark.parametrize(
     "change, readable",
-    [(_unknown_fields, True), (_no_optionals, True), (_wrong_types, False), (_ten_megabytes, False)],
-    ids=["unknown fields", "no optional fields", "wrong types", "ten megabytes"],
+    [
+        (_unknown_fields, True),
+        (_strange_artifact, True),
+        (_no_optionals, True),
+        (_wrong_types, False),
+        (_ten_megabytes, False),
+    ],
+    ids=["unknown fields", "a strange artifact", "no optional fields", "wrong types", "ten megabytes"],
 )
 def test_a_description_of_another_time(
     bench: Bench, change: Callable[[dict[str, object]], None], readable: bool

@@ -186,6 +186,9 @@ class SignedFile:
     sha256: str
 
 
+ROLES = frozenset(role.value for role in (Role.VERITY, Role.DATA, Role.UKI, Role.RECOVERY))
+"""What an artifact of a release may be to this updater."""
+
 HEX64 = re.compile(r"[0-9a-f]{64}")
 STORE = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?")
 """A path below the directory of targets: no scheme, no leading slash, nothing to quote."""
@@ -206,7 +209,7 @@ def admit(custom: Any, files: dict[str, SignedFile], layout: Layout, device_clas
     _measured(custom)
     _readable(custom, layout, device_class, flavour)
     try:
-        written = convert(custom, WrittenRelease, "its description")
+        written = convert(_known(custom), WrittenRelease, "its description")
     except Unreadable as error:
         raise Unsuitable(str(error)[:300]) from error
     if not layout.valid_version(written.version):
@@ -233,6 +236,18 @@ def admit(custom: Any, files: dict[str, SignedFile], layout: Layout, device_clas
         downgrade=written.downgrade,
         recovery=_recovery(written, files, layout),
     )
+
+
+def _known(custom: dict[str, Any]) -> dict[str, Any]:
+    """The description without artifacts of roles that this updater does not know: another year's, in another form."""
+    artifacts = custom.get("artifacts")
+    if not isinstance(artifacts, list):
+        return custom
+
+    def strange(item: object) -> bool:
+        return isinstance(item, dict) and isinstance(item.get("role"), str) and item["role"] not in ROLES
+
+    return {**custom, "artifacts": [item for item in artifacts if not strange(item)]}
 
 
 def _measured(custom: dict[str, Any]) -> None:
