@@ -34,6 +34,16 @@ in
       algorithm = layout.release.compression;
     };
 
+    # So that two versions which differ in one package differ in few bytes, and devices fetch only those: without inline
+    # tails erofs keeps its inodes together instead of scattering block numbers over the image, which change with the
+    # length of one file. Times and the salt of the hash tree are the same in every version already (nixpkgs' seed, the
+    # store's times). Compressed, because reading is what a boot on small hardware waits for.
+    mkfsOptions.erofs = [
+      "-zlz4hc"
+      "-C16384"
+      "-Enoinline_data"
+    ];
+
     verityStore = {
       enable = true;
       ukiPath = "${layout.esp.uki_directory}/${atVersion version layout.esp.uki_first}";

@@ -58,7 +58,9 @@ pkgs.runCommand "tests-${folder}"
     nativeBuildInputs = [
       python
       pkgs.bmaptool
+      pkgs.casync
       pkgs.dbus
+      pkgs.desync
       pkgs.dosfstools
       pkgs.iproute2
       pkgs.mtools

@@ -1,7 +1,10 @@
 {
+  lib,
   applianceDistribution,
   runCommand,
   central-command,
+  desync,
+  util-linux,
   zstd,
 }:
 
@@ -23,6 +26,18 @@ let
 in
 applianceDistribution {
   root = ./.;
+
+  # What it calls to put artifacts together: from chunks, of parts of the disk, of compressed files.
+  makeWrapperArgs = [
+    "--suffix"
+    "PATH"
+    ":"
+    (lib.makeBinPath [
+      desync
+      util-linux
+      zstd
+    ])
+  ];
 
   # The updater finds the disk by the same description the image was built from.
   postInstall = ''

@@ -96,7 +96,11 @@ in
           inherit (update) package;
           # The package is the updater's, whose own units are for images alone.
           wanted = name: isGate name || config.appliance.update.enable;
-          path = [ pkgs.zstd ];
+          path = [
+            pkgs.desync
+            pkgs.util-linux
+            pkgs.zstd
+          ];
         })
       ]
     ))
