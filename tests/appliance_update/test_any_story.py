@@ -150,7 +150,7 @@ class Story(RuleBasedStateMachine):
 
 TestAnyStory = Story.TestCase
 TestAnyStory.settings = settings(
-    max_examples=15 if FAST else 150,
+    max_examples=10 if FAST else 150,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

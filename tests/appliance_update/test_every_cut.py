@@ -6,7 +6,8 @@
 - and tells the truth about it once.
 
 The places are `faults.point` calls: before and after every write of the updater, and every write of the simulated
-systemd-sysupdate. A first run without faults counts them, then each is hit in turn.
+systemd-sysupdate. A first run without faults counts them, then each is hit in turn (`make test-fast` takes a part).
+This is the whole stack, with real metadata over HTTP; test_every_place.py goes through every other step.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from appliance_update.store import Busy
 from appliance_update.updater import Outcome, UpdateError
 from tests.appliance_update.conftest import V1, V2, V3, World, fresh_device, make_world
 from tests.appliance_update.simulator import Build, boot
+
+FAST = os.environ.get("HYPOTHESIS_PROFILE") == "fast"
 
 
 class PowerCut(BaseException):
@@ -153,15 +156,15 @@ def _facts(world: World) -> tuple[Path, str, bytes, bytes, bytes]:
 
 
 def test_after_a_power_cut_at_any_place_the_update_goes_on(bench: Bench) -> None:
-    bench.disturb(cut, 1, 0)
+    bench.disturb(cut, 4 if FAST else 1, 0)
 
 
 def test_after_an_input_output_error_at_any_place_the_update_can_be_repeated(bench: Bench) -> None:
-    bench.disturb(input_output_error, 6, 1)
+    bench.disturb(input_output_error, 18 if FAST else 6, 1)
 
 
 def test_after_a_full_disk_at_any_place_the_update_can_be_repeated(bench: Bench) -> None:
-    bench.disturb(no_space, 6, 3)
+    bench.disturb(no_space, 18 if FAST else 6, 3)
 
 
 def test_five_cuts_in_a_row_over_two_updates_do_no_harm(quick: Path, key_directory: Path) -> None:
