@@ -163,3 +163,19 @@ def test_no_unit_of_the_updater_needs_one_of_theirs() -> None:
             needs = re.findall(r"(?m)^(?:Requires|BindsTo|Requisite|PartOf|After|Wants|Upholds)=(.*)$", text)
             for neighbour in NEIGHBOURS:
                 assert not any(neighbour.name in line for line in needs), path
+
+
+@pytest.mark.parametrize("neighbour", NEIGHBOURS, ids=lambda path: path.name)
+def test_the_services_start_after_the_mark_and_the_restore_but_need_neither(neighbour: Path) -> None:
+    unit = (neighbour / "systemd" / f"{neighbour.name}.service").read_text()
+    after = " ".join(re.findall(r"(?m)^After=(.*)$", unit)).split()
+    assert {"appliance-update-trial.service", "appliance-update-restore.service"} <= set(after)
+    assert not re.search(r"(?m)^(Requires|BindsTo|Wants|Requisite)=.*appliance-update", unit)
+
+
+def test_mark_and_restore_can_neither_hang_nor_fail_the_boot() -> None:
+    for name in ("appliance-update-trial.service", "appliance-update-restore.service"):
+        unit = (UPDATER / "systemd" / name).read_text()
+        assert re.search(r"(?m)^TimeoutStartSec=(15|2min)$", unit)
+        assert not re.search(r"(?m)^(RequiredBy|FailureAction|OnFailure)=", unit)
+    assert "ExecStart=-" in (UPDATER / "systemd/appliance-update-restore.service").read_text()

@@ -74,6 +74,20 @@ async def test_a_device_enrols_checks_in_and_its_evidence_arrives(tmp_path: Path
     assert_intact(central)
 
 
+async def test_an_accepted_check_in_leaves_its_time_and_a_refused_one_does_not(
+    tmp_path: Path, central: CentralPeer
+) -> None:
+    """The updater's watch reads it: a sign of life that needs no socket and no parser."""
+    agent = await enrolled(tmp_path, central)
+    mark = agent.config.state / "last-checkin"
+    await agent._check_in()
+    os.utime(mark, (1.0, 1.0))
+    central.mood = lambda path: (503, "text/plain", b"down")
+    with pytest.raises(CentralError):
+        await agent._check_in()
+    assert mark.stat().st_mtime == 1.0
+
+
 async def test_an_enrolment_by_the_command_line_takes_effect_in_the_running_service(
     tmp_path: Path, central: CentralPeer
 ) -> None:
