@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
+    "PYTHONNODEBUGRANGES": "1",
     "WATCHDOG_USEC": "600000",
 }
 """As in the unit, but keeping house every 0.2 s instead of 10, so that its part of the memory is there when read."""

@@ -27,7 +27,7 @@ PROJECT = PACKAGE / "mkosi"
 PYTHON_PACKAGES = (
     "curl", "fdisk",
     "gir1.2-glib-2.0", "gpgv", "minisign", "python3-click", "python3-cryptography", "python3-gi", "python3-jinja2",
-    "python3-msgspec", "python3-multipart", "python3-nacl", "python3-pydbus", "python3-python-multipart",
+    "python3-msgspec", "python3-nacl", "python3-pydbus",
     "python3-requests", "python3-rfc8785", "python3-rich", "python3-securesystemslib", "python3-starlette",
     "python3-systemd", "python3-tenacity", "python3-tuf", "python3-uvicorn", "python3-zeroconf", "python3-zstandard",
     "sqlite-utils",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import ssl
@@ -128,6 +127,8 @@ def status(config: Config, as_json: bool, address: str) -> None:
 
 
 def _probe(certificates: Certificates, address: str) -> str:
+    import http.client  # not for the service
+
     host, _, port = address.rpartition(":")
     try:
         context = ssl.create_default_context(cafile=str(certificates.ca))
