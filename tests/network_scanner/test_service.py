@@ -123,6 +123,7 @@ def test_its_socket_is_for_its_group_only(service: Running) -> None:
 
 
 def test_a_device_that_changes_its_address_stays_the_same_device(service: Running) -> None:
+    service.scan()
     before = service.devices()[LAPTOP.mac]
     space = ["ip", "-n", service.lab.namespace(LAPTOP), "addr"]
     subprocess.run([*space, "del", "10.79.0.3/24", "dev", "eth0"], check=True)
