@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance_flash import blockmap, gpt
+from appliance_flash import blockmap
 from t640 import disk, toolroot, wheels
 from t640 import layout as layouts
 from t640.apt import STABLE, system_mirror
@@ -152,7 +152,9 @@ def describe(raw: Path, version: str, layout: layouts.Layout, folder: Path) -> N
 def _make_iso(raw: Path, version: str, installer: Path, iso: Path) -> None:
     layout = layouts.load()
     with tempfile.TemporaryDirectory(dir=iso.parent) as scratch:
-        tree, esp = Path(scratch) / "tree", Path(scratch) / "esp.img"
+        # A file of the ISO, not appended to it: firmware looks for what a CD starts from inside of its volume.
+        tree = Path(scratch) / "tree"
+        esp = tree / "boot.img"
         (tree / "images").mkdir(parents=True)
         describe(raw, version, layout, tree / "images")
         with esp.open("wb") as file:
@@ -163,8 +165,7 @@ def _make_iso(raw: Path, version: str, installer: Path, iso: Path) -> None:
         partial = Path(scratch) / "medium.iso"
         _run(
             "xorriso", "-as", "mkisofs", "-quiet", "-iso-level", "3", "-rational-rock", "-volid", volume(layout),
-            "-append_partition", "2", str(gpt.ESP), str(esp), "-appended_part_as_gpt",
-            "-eltorito-alt-boot", "-e", "--interval:appended_partition_2:all::", "-no-emul-boot",
+            "-e", "boot.img", "-no-emul-boot", "-efi-boot-part", "--efi-boot-image",
             "-output", str(partial), str(tree),
         )  # fmt: skip
         partial.rename(iso)
