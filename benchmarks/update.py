@@ -23,6 +23,7 @@ from pathlib import Path
 
 from appliance_release import keys
 from appliance_release.artifacts import collect
+from appliance_release.publishing import publish
 from appliance_release.repository import Description, Repository
 from appliance_update.config import Config, Paths
 from appliance_update.device import inspect
@@ -94,19 +95,19 @@ def measure() -> Iterator[Row]:
 
 def _published(work: Path) -> Pair:
     recipe = releases.recipe(OLD)
-    changed = dataclasses.replace(releases.recipe(NEW), files={**recipe.files, **_changed_package()})
+    changed = dataclasses.replace(releases.recipe(NEW), files={**recipe.files, **changed_package()})
     builds = [_laid_out(work, build(each)) for each in (recipe, changed)]
     keys.generate(work / "keys")
     repository = Repository(work / "repository", work / "keys", time.time())
     repository.init()
     for each in builds:
         artifacts = collect((each.directory,), each.version)
-        repository.publish(Description(each.version), artifacts, chunks=True, unproven=True)
+        publish(repository, Description(each.version), artifacts, chunks=True, unproven=True)
     old, new = builds
     return Pair(old, new, work / "repository")
 
 
-def _changed_package() -> dict[str, str]:
+def changed_package() -> dict[str, str]:
     """The portal's next release: one module says something more, and the version is another."""
     with zipfile.ZipFile(wheels.build_wheel(PACKAGE)) as wheel:
         names = wheel.namelist()

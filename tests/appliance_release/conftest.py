@@ -9,6 +9,7 @@ import pytest
 
 from appliance_release import keys
 from appliance_release.artifacts import collect
+from appliance_release.publishing import publish
 from appliance_release.releases import Description, Published
 from appliance_release.repository import Repository
 from appliance_update import web
@@ -35,7 +36,9 @@ class Provider:
     def publish(self, version: str, *, chunks: bool = False, unproven: bool = False, **changes: object) -> Published:
         build = make_build(self.directory, version)
         description = replace(Description(version), **changes)  # type: ignore[arg-type]
-        return self.site.publish(description, collect((build.directory,), version), 1, chunks=chunks, unproven=unproven)
+        return publish(
+            self.site, description, collect((build.directory,), version), 1, chunks=chunks, unproven=unproven
+        )
 
     def device(self) -> Client:
         """A new device with the first root."""

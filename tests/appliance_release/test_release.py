@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
-from appliance_release import keys
+from appliance_release import keys, publishing
 from appliance_release.artifacts import ArtifactError, checked_version, collect, root_hash
 from appliance_release.cli import main
 from appliance_release.repository import Description, PublishError, Repository
+from appliance_release.verifying import problems
 from tests.appliance_update.simulator import make_build
 
 V1, V2, V10 = "2026.11.1", "2026.11.2", "2026.11.10"
@@ -43,13 +44,13 @@ def repository(tmp_path: Path, key_directory: Path) -> Repository:
 def publish(repository: Repository, parent: Path, version: str, **changes: object) -> Path:
     build = make_build(parent, version)
     description = replace(Description(version), **changes)  # type: ignore[arg-type]
-    repository.publish(description, collect((build.directory,), version), level=1)
+    publishing.publish(repository, description, collect((build.directory,), version), level=1)
     return build.directory
 
 
 def test_a_new_repository_is_empty_valid_and_has_consistent_snapshots(repository: Repository) -> None:
     assert repository.published() == []
-    assert repository.verify() == []
+    assert problems(repository) == []
     assert Metadata[Root].from_file(str(repository.metadata / "1.root.json")).signed.consistent_snapshot
 
 
@@ -71,7 +72,7 @@ def test_a_published_release_is_listed_and_verifies(repository: Repository, tmp_
     publish(repository, tmp_path, V2)
     publish(repository, tmp_path, V10)
     assert [release.version for release in repository.published()] == [V1, V2, V10]
-    assert repository.verify() == []
+    assert problems(repository) == []
 
 
 @pytest.mark.parametrize("version", ["2026.11.1_rc", "2026.11.1+3", "1.0", "2026.11", "v2026.11.1", "", "2026.11.1 "])
@@ -102,13 +103,13 @@ def test_the_same_or_a_lower_version_is_refused(repository: Repository, tmp_path
 def test_another_device_class_has_its_own_versions(repository: Repository, tmp_path: Path) -> None:
     publish(repository, tmp_path, V2)
     publish(repository, tmp_path / "other", V1, device_classes=("t740",))
-    assert repository.verify() == []
+    assert problems(repository) == []
 
 
 def test_a_kernel_image_of_another_build_is_refused(repository: Repository, tmp_path: Path) -> None:
     build = make_build(tmp_path, V1, root_hash="ab" * 32)
     with pytest.raises(ArtifactError, match="not of one build"):
-        repository.publish(Description(V1), collect((build.directory,), V1))
+        publishing.publish(repository, Description(V1), collect((build.directory,), V1))
     assert repository.published() == []
 
 
@@ -142,7 +143,7 @@ def test_an_already_compressed_artifact_is_served_as_it_is(repository: Repositor
     data = next(build.directory.glob("*.data.*"))
     subprocess.run(["zstd", "-q", "--rm", str(data)], check=True)
     packed = data.with_name(f"{data.name}.zst").read_bytes()
-    repository.publish(Description(V1), collect((build.directory,), V1))
+    publishing.publish(repository, Description(V1), collect((build.directory,), V1))
     assert next(repository.targets.glob("t640/*.data.*")).read_bytes() == packed
 
 
@@ -180,7 +181,7 @@ def test_verify_finds_a_spoiled_or_missing_file(
 ) -> None:
     publish(repository, tmp_path, V1)
     spoil(next(repository.targets.glob("t640/*.data.*")))
-    assert any(reason in problem for problem in repository.verify())
+    assert any(reason in problem for problem in problems(repository))
 
 
 def test_verify_finds_metadata_changed_after_signing(repository: Repository, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_verify_finds_metadata_changed_after_signing(repository: Repository, tmp
     document = json.loads(path.read_text())
     document["signed"]["expires"] = "2099-01-01T00:00:00Z"
     path.write_text(json.dumps(document))
-    assert any(problem.startswith("timestamp") for problem in repository.verify())
+    assert any(problem.startswith("timestamp") for problem in problems(repository))
 
 
 def test_every_metadata_file_says_when_it_was_signed(repository: Repository, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from appliance_release.keys import KeyFileError
 from appliance_release.releases import PublishError
 from appliance_release.repository import Repository
 from appliance_release.rotation import overview, renew_root, revoke_key, rotate
+from appliance_release.verifying import problems
 from tests.appliance_release.conftest import V1, V2, Provider, make_provider
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -47,7 +48,7 @@ def test_a_rotated_role_has_only_new_keys_and_every_device_goes_on(provider: Pro
     assert after.version == done.version == 2
     assert ids(after, role) & ids(before, role) == set()
     assert all(ids(after, other) == ids(before, other) for other in ROLES if other != role)
-    assert provider.site.verify() == []
+    assert problems(provider.site) == []
     old.refresh(time.time())
     assert provider.offered() == [V1]
     provider.publish(V2)
@@ -101,7 +102,7 @@ def test_replaced_keys_are_put_aside_and_their_files_are_not_needed(provider: Pr
     assert [path.parent.name for path in done.retired] == ["retired"]
     shutil.rmtree(done.retired[0].parent)
     provider.site.renew()
-    assert provider.site.verify() == []
+    assert problems(provider.site) == []
 
 
 def test_a_lost_online_key_is_replaced_without_it(provider: Provider) -> None:
@@ -110,7 +111,7 @@ def test_a_lost_online_key_is_replaced_without_it(provider: Provider) -> None:
     with pytest.raises(KeyFileError):
         provider.site.renew()
     rotate(provider.site, "timestamp")
-    assert provider.site.verify() == []
+    assert problems(provider.site) == []
     assert provider.offered() == [V1]
 
 
@@ -131,7 +132,7 @@ def test_a_revoked_key_signs_nothing_any_more(shared: Provider) -> None:
     assert shared.offered() == [V1]
     third = next(iter(ids(root, "root")))
     revoke_key(shared.site, third)
-    assert shared.site.verify() == []
+    assert problems(shared.site) == []
     assert shared.offered() == [V1]
 
 
@@ -158,11 +159,11 @@ def test_verify_finds_a_missing_and_a_forged_link_in_the_chain_of_roots(provider
     path = provider.site.metadata / "2.root.json"
     good = path.read_bytes()
     path.unlink()
-    assert any(problem.startswith("2.root.json") for problem in provider.site.verify())
+    assert any(problem.startswith("2.root.json") for problem in problems(provider.site))
     document = json.loads(good)
     document["signed"]["expires"] = "2099-01-01T00:00:00Z"
     path.write_text(json.dumps(document))
-    assert any(problem.startswith("2.root.json") for problem in provider.site.verify())
+    assert any(problem.startswith("2.root.json") for problem in problems(provider.site))
 
 
 # -- where keys lie ---------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_offline_keys_may_be_encrypted_and_lie_on_another_medium(tmp_path: Path)
     with pytest.raises(KeyFileError, match="is encrypted"):
         replace(site, passphrase=b"").renew(targets=True)
     replace(site, offline=None, passphrase=b"").renew()
-    assert site.verify() == []
+    assert problems(site) == []
 
 
 def test_new_private_keys_are_readable_for_their_owner_only(provider: Provider) -> None:

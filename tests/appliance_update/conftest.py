@@ -11,6 +11,7 @@ import pytest
 
 from appliance_release import keys
 from appliance_release.artifacts import collect
+from appliance_release.publishing import publish
 from appliance_release.repository import Description, Repository
 from appliance_update import faults
 from appliance_update.config import Config, Paths
@@ -60,8 +61,12 @@ class World:
 
     def put(self, build: Build, **changes: object) -> None:
         description = replace(Description(build.version), **changes)  # type: ignore[arg-type]
-        replace(self.publisher, now=self.now()).publish(
-            description, collect((build.directory,), build.version), level=1, unproven=True
+        publish(
+            replace(self.publisher, now=self.now()),
+            description,
+            collect((build.directory,), build.version),
+            level=1,
+            unproven=True,
         )
 
     def updater(self, **changes: object) -> Updater:

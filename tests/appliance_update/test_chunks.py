@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from appliance_release.artifacts import collect
+from appliance_release.publishing import publish
 from appliance_release.repository import Description, Repository
 from appliance_update import download, faults
 from appliance_update.chunk_tool import ChunkTool, find_tool
@@ -75,7 +76,7 @@ class Fleet:
         build = build_of(self.world.directory, version, data)
         publisher = replace(self.world.publisher, now=self.world.now())
         artifacts = collect((build.directory,), version)
-        publisher.publish(Description(version), artifacts, level=1, chunks=chunks, unproven=True)
+        publish(publisher, Description(version), artifacts, level=1, chunks=chunks, unproven=True)
         return build
 
     def updater(self, tool: str | None = TOOLS[0]) -> Updater:
@@ -118,7 +119,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, key_directory: Path) -> Path
     publisher.init()
     for version, data in ((V1, OLD), (V2, NEW)):
         artifacts = collect((build_of(directory, version, data).directory,), version)
-        publisher.publish(Description(version), artifacts, level=1, chunks=True, unproven=True)
+        publish(publisher, Description(version), artifacts, level=1, chunks=True, unproven=True)
     return directory / "repository"
 
 

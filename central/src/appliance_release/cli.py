@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from appliance_release import keys, publishing, rotation
+from appliance_release import keys, publishing, rotation, verifying
 from appliance_release.artifacts import collect
 from appliance_release.lifeline import lifeline
 from appliance_release.options import (
@@ -167,7 +167,7 @@ def publish(
             100 if cohort is None else cohort, salt, downgrade_of(downgrade_from, downgrade_until),
         )  # fmt: skip
         with watched(opened(repository, keys_, offline, passphrase_file)) as target:
-            done = target.publish(description, found, level, chunks=chunks, unproven=unproven)
+            done = publishing.publish(target, description, found, level, chunks=chunks, unproven=unproven)
         say(done.document(), f"{done.version} is published for {', '.join(done.device_classes)}: {done.length} bytes "
             "to fetch" + (", less by its chunks" if done.chunked else ""), as_json)  # fmt: skip
 
@@ -246,7 +246,7 @@ def verify(repository: Path, as_json: bool) -> None:
     """See the repository as devices do: every root, signatures, expiry, files, and whether all find their way."""
     with spoken_errors():
         with watched(Repository(repository, Path(), time.time())) as target:
-            problems = target.verify()
+            problems = verifying.problems(target)
         if as_json:
             click.echo(json.dumps({"problems": problems}))
         for problem in problems:

@@ -41,7 +41,13 @@ CHUNKED = ("verity", "data", "uki")
 
 
 def publish(
-    repository: Repository, asked: Description, artifacts: list[Artifact], level: int, *, chunks: bool, unproven: bool
+    repository: Repository,
+    asked: Description,
+    artifacts: list[Artifact],
+    level: int = 6,
+    *,
+    chunks: bool = False,
+    unproven: bool = False,
 ) -> Published:
     """Add one release and sign everything anew.
 

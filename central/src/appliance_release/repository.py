@@ -26,7 +26,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Timestamp,
 )
 
-from appliance_release.artifacts import Artifact, ArtifactError, Report, checked_version, silent
+from appliance_release.artifacts import ArtifactError, Report, checked_version, silent
 from appliance_release.keys import ROLES, KeyRing
 from appliance_release.releases import (
     CUSTOM_KEY,
@@ -110,13 +110,6 @@ class Repository:
             self.sign_targets(Targets(expires=self.expiry("targets")), signers)
         return trusted
 
-    def publish(self, description: Description, artifacts: list[Artifact], level: int = 6, *, chunks: bool = False,
-                unproven: bool = False) -> Published:  # fmt: skip
-        """Add one release (see `publishing`)."""
-        from appliance_release.publishing import publish
-
-        return publish(self, description, artifacts, level, chunks=chunks, unproven=unproven)
-
     def renew(self, *, targets: bool = False) -> None:
         """Sign snapshot and timestamp anew, with the online keys alone. Raises `PublishError`, `KeyFileError`.
 
@@ -133,12 +126,6 @@ class Repository:
     def published(self) -> list[Published]:
         """Every release, lowest version first. Raises `PublishError`."""
         return sorted(releases(self.load("targets").signed), key=lambda release: checked_version(release.version))
-
-    def verify(self) -> list[str]:
-        """What is wrong with the repository as a client would find it; empty when nothing is. Raises `PublishError`."""
-        from appliance_release.verifying import problems
-
-        return problems(self)
 
     # -- signing ------------------------------------------------------------------------------------------------------
 

@@ -32,8 +32,13 @@ MAX_RESULTS = 30
 VERSION = re.compile(r"[0-9]{4}\.[0-9]{1,2}\.[0-9]{1,6}")
 _PARAMETERS: dict[OrderType, frozenset[str]] = {
     OrderType.FORCE_CHECKIN: frozenset(), OrderType.RUN_CHECKS: frozenset(), OrderType.RUN_SCAN: frozenset(),
-    OrderType.UPDATE: frozenset({"version"}),
+    OrderType.UPDATE: frozenset({"version"}), OrderType.NIXOS_REBUILD: frozenset({"store_path", "flake"}),
 }
+STORE_PATH = re.compile(r"/nix/store/[0-9abcdfghijklmnpqrsvwxyz]{32}-[0-9A-Za-z+_?=][0-9A-Za-z+._?=-]{0,210}")
+FLAKE = re.compile(
+    r"(github|gitlab|sourcehut|git\+https|git\+ssh|https|tarball\+https):"
+    r"[A-Za-z0-9/][A-Za-z0-9@:/?&=._~%+-]{0,400}#[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
+)
 _SAID_BY_DEVICE = frozenset(OrderState) - {OrderState.PENDING, OrderState.DELIVERED}
 
 
@@ -90,7 +95,19 @@ def _checked(kind: str, parameters: Mapping[str, str]) -> OrderType:
     version = parameters.get("version", "")
     if version and not VERSION.fullmatch(version):
         raise OrderError(f"version {clean(version, 40)!r} is not of the form YYYY.MM.N")
+    if order_type is OrderType.NIXOS_REBUILD:
+        _check_generation(parameters)
     return order_type
+
+
+def _check_generation(parameters: Mapping[str, str]) -> None:
+    """The form only: whether the device takes it is decided there, by its own keys and list."""
+    named = [name for name in ("store_path", "flake") if parameters.get(name)]
+    if len(named) != 1:
+        raise OrderError("nixos_rebuild takes a store_path or a flake, and only one of them")
+    form = STORE_PATH if named == ["store_path"] else FLAKE
+    if not form.fullmatch(parameters[named[0]]):
+        raise OrderError(f"{clean(parameters[named[0]], 80)!r} is not a {named[0].replace('_', ' ')}")
 
 
 async def create(

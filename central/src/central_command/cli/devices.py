@@ -193,14 +193,19 @@ def order() -> None:
 @click.argument("device_id")
 @click.argument("order_type", type=click.Choice([kind.value for kind in OrderType]))
 @click.option("--version", default="", help="With update: which release (else the assigned one).")
+@click.option("--store-path", default="", help="With nixos_rebuild: a system in the Nix store, signed for the device.")
+@click.option("--flake", default="", help="With nixos_rebuild: a flake of the device's own list, URL#HOST.")
 @click.option("--hours", type=click.FloatRange(min=0.01, max=720), help="How long it may wait for the device (24).")
 @command_options
-def create_order(context: Context, device_id: str, order_type: str, version: str, hours: float | None) -> None:
+def create_order(
+    context: Context, device_id: str, order_type: str, version: str, store_path: str, flake: str, hours: float | None
+) -> None:
     """Give a device an order, signed with the server's key from the data directory."""
 
     async def work() -> OrderView:
         settings = context.settings()
-        parameters = {"version": version} if version else {}
+        given = {"version": version, "store_path": store_path, "flake": flake}
+        parameters = {name: text for name, text in given.items() if text}
         async with context.database() as database:
             key = await signing.load_or_create(settings.data_directory, database)
             async with database.write() as connection:

@@ -28,6 +28,8 @@ _PER_PAGE = 50
 _SHOWN = 500
 """Devices on one page; the filter finds the others."""
 _MAX_SEQUENCE = 2**53
+_OFFERED = [kind for kind in OrderType if kind is not OrderType.NIXOS_REBUILD]
+"""Orders that a form suffices for; a rebuild takes a store path or a flake, by command line or API."""
 
 
 def router(services: Services) -> APIRouter:
@@ -141,7 +143,7 @@ async def device_page(request: Request, services: Services, session: Session, er
     return page(
         request, "device.html", session, status=400 if error else 200, device=view, report=last_report(view.report),
         bundle=newest, results=results, device_now=device_now, evidence=rows, orders=given, incidents=troubles,
-        order_types=list(OrderType), key_id=PublicKey.from_text(view.public_key).key_id, error=error,
+        order_types=_OFFERED, key_id=PublicKey.from_text(view.public_key).key_id, error=error,
         interval=services.settings.checkin_interval,
     )
 
