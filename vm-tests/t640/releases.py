@@ -75,8 +75,8 @@ class Updates:
         """Build (or take from the cache) and publish a version."""
         return self.put(build(recipe(version, variant)))
 
-    def put(self, artifacts: Artifacts) -> Artifacts:
-        """Publish a built version."""
+    def put(self, artifacts: Artifacts, *, chunks: bool = False) -> Artifacts:
+        """Publish a built version; with chunk indexes, a device that has a like one fetches what changed."""
         version = artifacts.version
         layout = layouts.load()
         folder = artifacts.directory / "published"
@@ -90,7 +90,7 @@ class Updates:
         for path, name in names.items():
             os.link(path, folder / name)
         _release("publish", "--repository", str(self.repository), "--keys", str(self._keys), "--version", version,
-                 "--level", "1", str(folder))  # fmt: skip
+                 "--level", "1", *(["--chunks"] if chunks else []), str(folder))  # fmt: skip
         shutil.rmtree(folder)
         return artifacts
 
