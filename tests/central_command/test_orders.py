@@ -32,10 +32,14 @@ def state_of(device: DeviceClient, order_id: str) -> dict[str, Any]:
     return dict(device.central.query(sa.select(orders).where(orders.c.id == order_id))[0])
 
 
+STORE_PATH = "/nix/store/" + "a" * 32 + "-nixos-system-t640-26.11"
+NEEDED = {OrderType.NIXOS_REBUILD: {"store_path": STORE_PATH}}
+
+
 @pytest.mark.parametrize("kind", list(OrderType))
 def test_every_order_goes_from_the_operator_to_the_device_and_back(central: Central, kind: OrderType) -> None:
     device = central.device()
-    made = issue(device, kind.value).json()
+    made = issue(device, kind.value, parameters=NEEDED.get(kind, {})).json()
     assert made["state"] == "pending" and made["issued_by"] == "operator"
     order, = device.orders(device.check_in())
     assert admissible(order, device.device_id, time.time()) is kind and order.order_id == made["id"]
@@ -163,6 +167,13 @@ def test_who_may_give_orders(central: Central) -> None:
 
 @pytest.mark.parametrize("body, status", [
     ({"type": "run_command"}, 422), ({"type": "update", "parameters": {"version": "../../etc"}}, 422),
+    ({"type": "nixos_rebuild"}, 422), ({"type": "nixos_rebuild", "parameters": {"store_path": "/etc/passwd"}}, 422),
+    ({"type": "nixos_rebuild", "parameters": {"store_path": STORE_PATH, "flake": "github:example/fleet#t640"}}, 422),
+    ({"type": "nixos_rebuild", "parameters": {"store_path": STORE_PATH + "/../../x"}}, 422),
+    ({"type": "nixos_rebuild", "parameters": {"store_path": STORE_PATH + "\n"}}, 422),
+    ({"type": "nixos_rebuild", "parameters": {"flake": "path:/tmp/evil#t640"}}, 422),
+    ({"type": "nixos_rebuild", "parameters": {"flake": "--impure"}}, 422),
+    ({"type": "update", "parameters": {"store_path": STORE_PATH}}, 422),
     ({"type": "run_scan", "parameters": {"cidr": "0.0.0.0/0"}}, 422), ({"type": 5}, 422), ({}, 422),
     ({"type": "run_checks", "lifetime": -1}, 422), ({"type": "run_checks", "lifetime": 1e12}, 422),
 ])

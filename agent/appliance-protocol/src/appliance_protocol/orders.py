@@ -19,6 +19,8 @@ class OrderType(enum.StrEnum):
     RUN_CHECKS = "run_checks"
     RUN_SCAN = "run_scan"
     UPDATE = "update"
+    NIXOS_REBUILD = "nixos_rebuild"
+    """On a host that keeps generations: install the one named by `store_path` or `flake`."""
 
 
 class OrderState(enum.StrEnum):

@@ -18,12 +18,11 @@ from appliance_update import history, thoughts
 from appliance_update import watch as watching
 from appliance_update.clock import spoken
 from appliance_update.config import CONFIG_FILE, ConfigError, load
-from appliance_update.device import DeviceError, inspect
+from appliance_update.device import DeviceError
 from appliance_update.layout import LayoutError
 from appliance_update.machine import assemble
 from appliance_update.record import State
 from appliance_update.rehearse_cli import rehearse
-from appliance_update.settle import settle
 from appliance_update.status_table import table_of
 from appliance_update.store import Busy, Store
 from appliance_update.tuf_cli import tuf_client
@@ -103,7 +102,7 @@ def prepared(config_path: Path) -> Iterator[Updater]:
     with spoken_errors():
         updater = assembled(config_path)
         with updater.store.locked(), watched(updater.store):
-            if settle(updater.store, updater.host, updater.layout) is None:
+            if not updater.settle():
                 raise UpdateError(updater.store.record.detail, Failure.DEVICE)
             yield updater
 
@@ -139,11 +138,7 @@ def status(config_path: Path, as_json: bool) -> None:
         store = updater.store
         store.load()
         store.running_version = updater.host.image_version
-        trouble = ""
-        try:
-            store.device = inspect(updater.host, updater.layout)
-        except DeviceError as error:
-            trouble = str(error)
+        trouble = updater.look()
         now = store.status()
         if as_json:
             click.echo(json.dumps(msgspec.to_builtins(now), indent=1, sort_keys=True))
@@ -204,7 +199,7 @@ def settle_command(config_path: Path) -> None:
     with spoken_errors():
         updater = assembled(config_path)
         with updater.store.locked():
-            settle(updater.store, updater.host, updater.layout)
+            updater.settle()
         click.echo(updater.store.record.detail or updater.store.record.state.value)
 
 

@@ -77,6 +77,28 @@ class Fetching:
 
 
 @dataclass(frozen=True)
+class Generations:
+    """A host that keeps generations of NixOS instead of slots: where new systems may come from. Sizes are MiB.
+
+    `follow` is the flake reference that is looked at whenever the timer comes; orders may name the others of `flakes`
+    word for word, or a store path that one of `trusted_keys` has signed. An empty list allows nothing of its kind.
+    """
+
+    enable: bool = False
+    follow: str = ""
+    flakes: tuple[str, ...] = ()
+    trusted_keys: tuple[str, ...] = ()
+    substituters: tuple[str, ...] = ()
+    """Where Nix fetches from; empty: what nix.conf says."""
+    profile: str = "/nix/var/nix/profiles/system"
+    roots: str = "/nix/var/nix/gcroots/appliance-update"
+    boot: str = "/boot"
+    esp_free_mib: int = 160
+    """Room that a kernel and an initrd take on the ESP."""
+    store_free_mib: int = 2048
+
+
+@dataclass(frozen=True)
 class Paths:
     """Where things lie. Only NixOS and tests change these."""
 
@@ -102,6 +124,7 @@ class Config:
     snapshot: Snapshot = field(default_factory=Snapshot)
     watch: Watch = field(default_factory=Watch)
     transfer: Fetching = field(default_factory=Fetching)
+    generations: Generations = field(default_factory=Generations)
     paths: Paths = field(default_factory=Paths)
 
 

@@ -37,9 +37,10 @@ class Event(enum.StrEnum):
     REHEARSAL_FAILED = "rehearsal_failed"
     REPAIRED = "repaired"
     RECOVERY = "recovery"
+    REFUSED = "refused"
 
 
-FINAL = (Event.COMMITTED, Event.ROLLED_BACK, Event.QUARANTINED)
+FINAL = (Event.COMMITTED, Event.ROLLED_BACK, Event.QUARANTINED, Event.REFUSED)
 """Events that answer an order."""
 
 

@@ -23,6 +23,14 @@ class Request:
     order_id: str
     version: str = ""
     requested_at: float = 0.0
+    store_path: str = ""
+    flake: str = ""
+    """On a host that keeps generations, what to install: it is installed only if the configuration allows it."""
+
+    @property
+    def generation(self) -> bool:
+        """Whether it asks for a generation."""
+        return bool(self.store_path or self.flake)
 
 
 def parse(document: bytes) -> Request:

@@ -9,8 +9,10 @@ from pathlib import Path
 from appliance_update import layout as layouts
 from appliance_update import web
 from appliance_update.config import Config
+from appliance_update.generations import GenerationUpdater
 from appliance_update.host import Host
 from appliance_update.install import Installer, Sysupdate, Writer
+from appliance_update.nix_store import Commands, Nix
 from appliance_update.reboot import systemctl_reboot
 from appliance_update.repository import Repository
 from appliance_update.seeds import Indexes, Installed
@@ -28,6 +30,7 @@ def assemble(
     reboot: Callable[[bool], None] | None = None,
     now: Callable[[], float] = time.time,
     pause: Callable[[float], None] = time.sleep,
+    nix: Nix | None = None,
 ) -> Updater:
     """An updater for this configuration; the arguments replace parts of it. Raises `layout.LayoutError`."""
     host = host or Host()
@@ -43,4 +46,7 @@ def assemble(
     store = Store(state, runtime, now)
     snapshots = Snapshots(host, state / "snapshots", config.snapshot.databases)
     reboot = reboot or systemctl_reboot
-    return Updater(host, layout, config, store, repository, transfer, installer, snapshots, reboot)
+    parts = (host, layout, config, store, repository, transfer, installer, snapshots, reboot)
+    if config.generations.enable:
+        return GenerationUpdater(*parts, nix=nix or Commands(config.generations.substituters))
+    return Updater(*parts)

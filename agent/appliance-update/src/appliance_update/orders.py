@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from appliance_update import inbox
+from collections.abc import Sequence
+
+from appliance_update import history, inbox
 from appliance_update.history import Event
+from appliance_update.inbox import Request
 from appliance_update.store import Store
 
 MOST = 16
 """Orders that may wait for their turn; of more the oldest are forgotten (who gave them asks again)."""
 
 
+NO_GENERATIONS = "This appliance is an image: it has slots and no generations; order an update in its place"
+
+
 def take(store: Store) -> set[str]:
     """Queue the orders somebody asks for; their ids. One that has its answer, or its turn, is not queued again."""
     requests, refused = inbox.take(store.runtime / "requests")
+    for request in requests:
+        if request.generation:
+            refuse(store, request.order_id, NO_GENERATIONS)
+    return queue_up(store, [request for request in requests if not request.generation], refused)
+
+
+def refuse(store: Store, order_id: str, reason: str) -> None:
+    """Answer an order that is never carried out, whatever is under way. Once. Raises `OSError`."""
+    if not store.answered(order_id):
+        entry = history.Entry(store.now(), Event.REFUSED.value, reason=reason, order_id=order_id)
+        history.append(store.history_path, entry)
+
+
+def queue_up(store: Store, requests: Sequence[Request], refused: Sequence[str]) -> set[str]:
+    """Queue the orders of these requests; their ids. `refused` are sentences about those that could not be read."""
     for reason in refused:
         store.note(Event.CHECK_FAILED, reason=f"A request was refused: {reason}")
     kept = store.record

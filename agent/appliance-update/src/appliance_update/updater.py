@@ -113,6 +113,18 @@ class Updater:
             self.apply()
             return self.restart()
 
+    def settle(self) -> bool:
+        """Record what became of a trial. False when the device cannot be told; the record says why."""
+        return settle(self.store, self.host, self.layout) is not None
+
+    def look(self) -> str:
+        """Look at the slots for the status; a sentence when they cannot be told."""
+        try:
+            self.store.device = inspect(self.host, self.layout)
+        except DeviceError as error:
+            return str(error)
+        return ""
+
     def _refresh_recovery(self, device: Device) -> None:
         """Whatever goes wrong with the recovery is said, tried again next time, and no update's business."""
         try:
@@ -257,10 +269,10 @@ class Updater:
             return self._wait(f"{self._candidate_version()} is installed, but {RESTARTS} reboots did not boot it")
         self.store.save(restarts=self.store.record.restarts + 1)
         with contextlib.suppress(SnapshotError):  # then the one made at arming stands
-            self.snapshots.take(self.store.running_version)
+            self._snapshot_again()
         baseline.record(self.host, self.config)  # what the gate will compare with
         try:
-            self.installer.prefer(self._candidate_version())
+            self._prefer()
         except (OSError, DeviceError) as error:
             return self._wait(f"{self._candidate_version()} is installed, but cannot be made the next to boot: {error}")
         faults.point("reboot")
@@ -270,6 +282,12 @@ class Updater:
         except OSError as error:
             return self._wait(f"{self._candidate_version()} is installed; the reboot did not happen: {error}")
         return Outcome.REBOOTING, self.store.record.detail
+
+    def _snapshot_again(self) -> None:
+        self.snapshots.take(self.store.running_version)
+
+    def _prefer(self) -> None:
+        self.installer.prefer(self._candidate_version())
 
     def may_go(self) -> bool:
         """Whether the device may be rebooted now: the window is open, or was waited for long enough.

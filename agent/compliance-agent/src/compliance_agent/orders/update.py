@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from appliance_protocol.orders import Order, OrderState, OrderType
@@ -90,8 +91,13 @@ class Update(OrderHandler):
         if requests >= MAX_REQUESTS:
             raise OrderFailed(f"asked {requests} times: {reason}; see `journalctl -u 'appliance-update*'`")
         version = order.parameters.get("version", "")
-        await services.blocking(drop_request, Path(services.config.paths.update_requests), order, version)
+        box = Path(services.config.paths.update_requests)
+        await services.blocking(drop_request, box, order, version, self._request(order))
         return self._waiting(requests + 1, services, f"Asked again: {reason}", len(failures))
+
+    def _request(self, order: Order) -> dict[str, str]:
+        """What a request says beside the order and the version."""
+        return {}
 
     def _lost(self, order: Order, context: dict[str, str], services: Services, reason: str) -> Step:
         """The status cannot be read: unknown is not success, and not yet failure either."""
@@ -135,9 +141,9 @@ def _failures(ours: list[UpdaterEvent], context: dict[str, str]) -> list[str]:
     return said[int(context.get("failures", "0")) :]
 
 
-def drop_request(directory: Path, order: Order, version: str) -> None:
+def drop_request(directory: Path, order: Order, version: str, more: Mapping[str, str] | None = None) -> None:
     """Put a request into the updater's box, whole or not at all. Raises `OrderFailed`."""
-    document: dict[str, object] = {"order_id": order.order_id, "requested_at": order.issued_at}
+    document: dict[str, object] = {**(more or {}), "order_id": order.order_id, "requested_at": order.issued_at}
     if version:
         document["version"] = version
     target = directory / f"{order.order_id}.json"
