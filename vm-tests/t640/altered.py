@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from t640 import toolroot
-from t640.image import Artifacts
+from t640.artifacts import Artifacts
 from t640.paths import cache_directory, locked
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from t640.artifacts import Artifacts
 from t640.errors import GuestError, GuestTimeout, Missing
-from t640.image import Artifacts
 
 _VARIABLE = "sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 

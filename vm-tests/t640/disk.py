@@ -9,8 +9,8 @@ from pathlib import Path
 
 from t640 import layout as layouts
 from t640 import recovery, toolroot
+from t640.artifacts import Artifacts
 from t640.errors import Missing, RigError
-from t640.image import Artifacts
 from t640.paths import cache_directory
 
 SIZE = "16G"

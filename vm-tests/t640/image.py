@@ -19,6 +19,7 @@ from appliance_release import canary
 from t640 import layout as layouts
 from t640 import lifeline, toolroot, variants, wheels
 from t640.apt import STABLE, system_mirror
+from t640.artifacts import Artifacts
 from t640.errors import RigError
 from t640.paths import PACKAGE, REPOSITORY, cache_directory, distributions, locked
 
@@ -50,20 +51,6 @@ class Recipe:
     release: str = STABLE
     kernel: str = "cloud"
     files: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Artifacts:
-    """One built version: raw partitions for a new disk; `loader` is the systemd-boot of the same release."""
-
-    version: str
-    directory: Path
-    data: Path
-    data_uuid: str
-    verity: Path
-    verity_uuid: str
-    uki: Path
-    loader: Path
 
 
 def key(recipe: Recipe) -> str:

@@ -11,18 +11,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from t640 import layout as layouts
+from t640.artifacts import Artifacts
 from t640.clinic.daemons import web_server
 from t640.clinic.network import CLOUD_ADDRESS, LIFELINE_NAME
 from t640.errors import Missing, RigError
 from t640.paths import REPOSITORY, cache_directory, locked
 from t640.processes import wait_for
 from t640.session import Session
-
-if TYPE_CHECKING:
-    from t640.image import Artifacts
 
 SOURCE = REPOSITORY / "agent/appliance-update/lifeline"
 PORT = 8490

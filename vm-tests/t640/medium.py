@@ -19,8 +19,9 @@ from appliance_flash import blockmap
 from t640 import disk, toolroot, wheels
 from t640 import layout as layouts
 from t640.apt import STABLE, system_mirror
+from t640.artifacts import Artifacts
 from t640.errors import Missing, RigError
-from t640.image import KERNELS, Artifacts
+from t640.image import KERNELS
 from t640.paths import PACKAGE, REPOSITORY, cache_directory, locked
 
 PROJECT = PACKAGE / "mkosi-installer"

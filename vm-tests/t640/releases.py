@@ -14,10 +14,11 @@ from pathlib import Path
 
 from t640 import layout as layouts
 from t640 import lifeline
+from t640.artifacts import Artifacts
 from t640.clinic.daemons import web_server
 from t640.clinic.network import CLOUD_ADDRESS, UPDATES_NAME
 from t640.errors import RigError
-from t640.image import Artifacts, Recipe, build
+from t640.image import Recipe, build
 from t640.paths import REPOSITORY, cache_directory, locked
 from t640.processes import wait_for
 from t640.session import Session
