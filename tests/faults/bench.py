@@ -19,21 +19,11 @@ from appliance_update.store import Busy
 from appliance_update.updater import UpdateError
 from tests.appliance_update.conftest import V1, World
 from tests.appliance_update.simulator import boot
-from tests.faults.outcome import Stage
+from tests.faults.outcome import Report
 
 
 class PowerCut(BaseException):
     """Nothing after this line of the program happens."""
-
-
-@dataclass
-class Report:
-    """What a scenario says of itself for the table."""
-
-    outcome: str = ""
-    stage: Stage = Stage.SIMULATED
-    boots: int = 0
-    runs: int = 1
 
 
 @dataclass

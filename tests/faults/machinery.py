@@ -19,8 +19,7 @@ from t640.errors import GuestError
 from t640.image import build
 from t640.machine import Machine
 from t640.releases import Updates, anchor, recipe
-from tests.faults.bench import Report
-from tests.faults.outcome import Stage
+from tests.faults.outcome import Report, Stage
 
 READY = "ready"
 PATIENCE = 1200.0

@@ -14,7 +14,18 @@ class Stage(enum.StrEnum):
 
     SIMULATED = "simulated device"
     PROCESS = "real processes"
+    CONTAINER = "image in a container"
     MACHINE = "virtual T640"
+
+
+@dataclass
+class Report:
+    """What a scenario says of itself for the table."""
+
+    outcome: str = ""
+    stage: Stage = Stage.SIMULATED
+    boots: int = 0
+    runs: int = 1
 
 
 @dataclass(frozen=True)

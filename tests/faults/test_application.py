@@ -18,8 +18,8 @@ from appliance_update.record import State
 from tests.appliance_update.appliance import Appliance, Disturbance, after, cut, disturbed, make_appliance, make_shelf
 from tests.appliance_update.databases import AGENT, opened
 from tests.appliance_update.simulator import boot
-from tests.faults.bench import Report
 from tests.faults.marks import fault
+from tests.faults.outcome import Report
 
 V1 = "2026.11.1"
 V2, V3 = after(V1), after(after(V1))

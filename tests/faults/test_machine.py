@@ -16,11 +16,11 @@ from t640.image import build
 from t640.paths import REPOSITORY
 from t640.session import open_session
 from t640.world import World
-from tests.faults.bench import Report
 from tests.faults.machinery import PATIENCE, READY, Machinery, settled
 from tests.faults.marks import fault
+from tests.faults.outcome import Report
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 VERSION = (REPOSITORY / "VERSION").read_text().strip()
 
@@ -158,7 +158,6 @@ def test_kernel_panic(bench: Machinery) -> None:
     bench.holds("three tries, then the old version by itself")
 
 
-@pytest.mark.thorough
 @fault(42)
 def test_empty_initrd(bench: Machinery) -> None:
     bench.offer(bench.versions[1], alteration=Alteration.EMPTY_INITRD)
@@ -166,7 +165,6 @@ def test_empty_initrd(bench: Machinery) -> None:
     bench.holds("three tries, then the old version by itself")
 
 
-@pytest.mark.thorough
 @fault(43)
 def test_no_init_in_the_system(bench: Machinery) -> None:
     bench.offer(bench.versions[1], alteration=Alteration.NO_INIT)
@@ -216,7 +214,6 @@ def _armed_without_reboot(bench: Machinery) -> None:
     assert bench.status()["state"] == "armed"
 
 
-@pytest.mark.thorough
 @fault(47)
 def test_a_default_entry_pins_the_bad_version(bench: Machinery) -> None:
     """A pinned entry ignores boot assessment: the bad version is booted on. It must stay up and take the next one."""
@@ -232,7 +229,6 @@ def test_a_default_entry_pins_the_bad_version(bench: Machinery) -> None:
     bench.holds("stays up when its tries are spent, and takes the next version")
 
 
-@pytest.mark.thorough
 @fault(48)
 def test_the_firmwares_variables_are_lost(bench: Machinery) -> None:
     machine = bench.machine

@@ -20,8 +20,9 @@ from t640.machine import Machine
 from t640.paths import REPOSITORY
 from t640.session import open_session
 from t640.world import World
+from tests.faults.marks import fault
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 VERSION = (REPOSITORY / "VERSION").read_text().strip()
 LONG_S = 900
@@ -88,6 +89,7 @@ def without_medium(machine: Machine) -> None:
     (machine.work / "console.log").unlink()
 
 
+@fault(50)
 def test_a_person_installs_from_a_stick_onto_nvme_and_the_appliance_enrols_by_itself(rig: Rig) -> None:
     code = rig.world.central.query("enrolment-code", "create", "--site", central.SITE)["code"]
     machine = rig.switch_on(rig.seeded("--site", str(rig.site()), "--enrolment-code", code), storage="nvme")

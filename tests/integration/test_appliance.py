@@ -18,6 +18,7 @@ from t640.clinic import truth
 from t640.clinic.network import APPLIANCE_ADDRESS
 from t640.machine import Machine
 from t640.world import Scene
+from tests.faults.marks import fault
 
 pytestmark = pytest.mark.vm
 
@@ -185,6 +186,7 @@ def test_its_evidence_verifies_at_central_command(scene: Scene) -> None:
     assert len(until(lambda: chain(scene), "evidence at Central Command")) >= 1
 
 
+@fault(58)
 def test_without_its_uplink_it_goes_on_and_afterwards_nothing_is_lost_or_doubled(scene: Scene) -> None:
     machine, clinic = scene.machine, scene.world.clinic
     before = worlds.agent_status(machine)["evidence_sequence"]
@@ -230,6 +232,7 @@ def test_an_ordered_update_is_tried_proved_and_kept(scene: Scene) -> None:
     assert len(chain(scene)) >= 1
 
 
+@fault(46, 62)
 def test_a_bad_release_gives_up_after_its_tries_and_the_old_one_is_back_without_help(scene: Scene) -> None:
     _, two, three = scene.versions
     scene.world.updates.publish(three, "bad-health")
@@ -250,6 +253,7 @@ def test_a_bad_release_gives_up_after_its_tries_and_the_old_one_is_back_without_
     until(lambda: scene.world.central.device()["version"] == two, "the old version at Central Command")
 
 
+@fault(34)
 def test_a_full_state_disk_is_said_and_survived(scene: Scene) -> None:
     machine = scene.machine
     kept = worlds.agent_status(machine)["evidence_sequence"]
@@ -271,6 +275,7 @@ def _trouble(machine: Machine) -> bool:
     return bool(worlds.agent_status(machine)["problems"]) or "fail" in disk
 
 
+@fault(30)
 def test_a_clock_at_1970_is_admitted_in_the_evidence_and_healed_by_the_network(scene: Scene) -> None:
     machine = scene.machine
     machine.shutdown(600)

@@ -15,7 +15,7 @@ from t640.machine import Machine
 from t640.session import open_session
 from t640.world import World
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

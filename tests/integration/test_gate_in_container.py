@@ -15,6 +15,7 @@ from t640 import releases
 from t640.container import Container
 from t640.errors import Missing
 from t640.image import build
+from tests.faults.marks import fault
 from tests.integration.conftest import VERSION, versions
 
 pytestmark = pytest.mark.vm
@@ -66,6 +67,7 @@ def test_the_rehearsal_leaves_request_box_evidence_and_the_running_agent_alone(g
     good.succeed("test -e /var/lib/appliance-update/last-contact")
 
 
+@fault(53, 54, 56, 62)
 @pytest.mark.parametrize(
     ("variant", "said"),
     [
@@ -94,6 +96,7 @@ def test_with_nothing_better_to_boot_a_release_without_python_stays_up_and_calls
         assert not machine.ended
 
 
+@fault(55)
 def test_an_updater_that_stops_working_after_the_commit_calls_the_lifeline(good: Container) -> None:
     good.succeed("rm -f /run/appliance-update/trial; mv /usr/bin/appliance-update /usr/bin/gone")
     good.execute("systemctl start appliance-update-rehearse.service")

@@ -19,8 +19,9 @@ from t640.lifeline import Lifeline
 from t640.machine import Machine
 from t640.paths import REPOSITORY
 from t640.session import open_session
+from tests.faults.marks import fault
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 LONG = 900.0
 FIRST = (REPOSITORY / "VERSION").read_text().strip()
@@ -71,6 +72,7 @@ def test_a_new_appliance_boots_its_slot_and_not_the_recovery(story: Story) -> No
     assert "standing-by" in story.machine.succeed("appliance-lifeline status")
 
 
+@fault(55)
 def test_without_python_the_status_page_answers_and_the_lifeline_replaces_the_system(story: Story) -> None:
     machine = story.machine
     machine.succeed("mount --bind /bin/false $(readlink -f /usr/bin/python3)")
@@ -107,6 +109,7 @@ def test_a_blessed_slot_that_no_longer_opens_is_demoted_by_its_own_initrd(story:
     assert "stopped booting after it had been good" in told
 
 
+@fault(49)
 def test_when_both_slots_are_given_up_the_recovery_brings_one_back(story: Story) -> None:
     machine = story.machine
     machine.succeed("appliance-slots mark-bad a")  # b was demoted before

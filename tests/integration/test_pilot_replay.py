@@ -19,11 +19,12 @@ from t640.image import Recipe, build
 from t640.machine import Machine
 from t640.session import open_session
 from t640.world import World
-from tests.faults.bench import Report
 from tests.faults.machinery import PATIENCE, READY, Machinery, settled
+from tests.faults.marks import fault
+from tests.faults.outcome import Report
 from tests.integration.conftest import VERSION, versions
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 CONFIG = "etc/appliance-update/config.toml"
 LIFETIME = 240
@@ -95,6 +96,7 @@ def test_once_it_is_good_an_updater_that_stops_working_calls_the_lifeline(bench:
     bench.machine.wait_until_succeeds("test -s /var/lib/appliance-update/updater-broken", PATIENCE)
 
 
+@fault(53, 54, 56)
 @pytest.mark.parametrize(
     ("variant", "said"),
     [
@@ -120,6 +122,7 @@ def test_built_as_an_update_it_is_refused_and_rolled_back(bench: Machinery, vari
     bench.holds(f"{variant} refused, {one} back")
 
 
+@fault(52, 55)
 def test_a_release_whose_agent_dies_an_hour_later_is_left_for_the_version_before(bench: Machinery) -> None:
     """The hour is shortened by a file in the image, and the patience of watch.py by the configuration."""
     one, two, _ = bench.versions
@@ -168,6 +171,7 @@ def dies_again(machine: Machine) -> None:
     machine.succeed("journalctl -b -u compliance-agent.service | grep -q mcp_api_key_file")
 
 
+@fault(53)
 def test_a_device_that_runs_the_pilots_agent_reaches_the_fix_by_itself() -> None:
     with open_session() as session:
         world = World(session, hosts=(), checkin_interval=20)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from t640.container import Container
+from tests.faults.marks import fault
 from tests.integration.conftest import VERSION
 from tests.integration.test_gate_in_container import PATIENCE, container
 
@@ -75,6 +76,7 @@ def test_a_snapshot_of_running_services_holds_their_databases_and_disturbs_none(
         trial.succeed(f"systemctl is-active {unit}.service")
 
 
+@fault(61)
 def test_databases_that_another_version_changed_come_back_in_the_sandbox_and_the_services_take_them(
     trial: Container,
 ) -> None:

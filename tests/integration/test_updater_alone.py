@@ -17,11 +17,12 @@ from t640.hardware import Hardware
 from t640.image import build
 from t640.session import open_session
 from t640.world import World
-from tests.faults.bench import Report
 from tests.faults.machinery import PATIENCE, SERVICES, Machinery, settled
+from tests.faults.marks import fault
+from tests.faults.outcome import Report
 from tests.integration.conftest import VERSION, versions
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 OTHERS = ("compliance_agent", "network_scanner", "local_portal", "appliance_protocol")
 SNAPSHOTS = "/var/lib/appliance-update/snapshots"
@@ -75,6 +76,7 @@ def test_with_every_other_package_gone_the_system_updates_itself(bench: Machiner
     machine.wait_until_fails("test -e /run/appliance-update/trial", PATIENCE)
 
 
+@fault(7)
 def test_the_power_fails_between_the_kernel_image_and_its_counter(bench: Machinery) -> None:
     _, two, three = bench.versions
     machine = bench.machine
