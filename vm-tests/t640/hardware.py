@@ -18,6 +18,12 @@ _FIRMWARE = (
     ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
 )
 
+_SECURE_FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+)
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -34,6 +40,8 @@ class Hardware:
     product: str = "HP t640 Thin Client"
     """DMI's product name."""
     tpm: bool = True
+    secure_boot: bool = False
+    """Firmware that can refuse what is not signed; which keys count is in its variables (`secure_boot.py`)."""
     tap: str = ""
     """A tap device in the machine's network namespace; empty: no network."""
     mac: str = "80:e8:2c:64:00:01"
@@ -59,19 +67,29 @@ def firmware() -> tuple[Path, Path]:
     raise Missing("The UEFI firmware for QEMU (OVMF) is not installed: apt-get install ovmf.")
 
 
+def secure_firmware() -> tuple[Path, Path]:
+    """Firmware built for Secure Boot, and its empty variables. Raises `Missing`."""
+    for code, variables in _SECURE_FIRMWARE:
+        if Path(code).exists() and Path(variables).exists():
+            return Path(code), Path(variables)
+    raise Missing("UEFI firmware with Secure Boot for QEMU (OVMF) is not installed: apt-get install ovmf.")
+
+
 def command_line(hardware: Hardware, work: Path, *, load: str = "") -> list[str]:
     """QEMU's command line for a machine that keeps its files in `work`. Raises `Missing`."""
     program = shutil.which("qemu-system-x86_64")
     if program is None:
         raise Missing("QEMU is not installed: apt-get install qemu-system-x86.")
     accel = accelerator()
+    code = (secure_firmware() if hardware.secure_boot else firmware())[0]
     engine = ["kvm"] if accel == "kvm" else ["tcg,thread=multi,tb-size=512"]
     line = [
         program, "-name", "t640", "-nodefaults", "-display", "none", "-no-user-config",
-        "-machine", "q35,smm=off,vmport=off,hpet=off", "-accel", *engine, "-cpu", "host" if accel == "kvm" else "max",
+        "-machine", f"q35,smm={'on' if hardware.secure_boot else 'off'},vmport=off,hpet=off",
+        "-accel", *engine, "-cpu", "host" if accel == "kvm" else "max",
         "-smp", str(hardware.cores), "-m", str(hardware.memory), "-uuid", str(hardware.uuid),
         "-rtc", f"base={hardware.rtc_base}",
-        "-drive", f"if=pflash,format=raw,readonly=on,file={firmware()[0]}",
+        "-drive", f"if=pflash,format=raw,readonly=on,file={code}",
         "-drive", f"if=pflash,format=qcow2,file={work / 'variables.qcow2'}",
         "-device", "virtio-rng-pci",
         "-device", "i6300esb", "-action", "watchdog=reset",
@@ -82,6 +100,8 @@ def command_line(hardware: Hardware, work: Path, *, load: str = "") -> list[str]
         "-chardev", f"socket,id=rig,path={work / 'rig.sock'},server=on,wait=off",
         "-device", f"virtserialport,chardev=rig,name={guest.PORT}",
     ]  # fmt: skip
+    if hardware.secure_boot:  # only the firmware itself, in system management mode, writes its variables
+        line += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
     line += _storage(hardware, work) + _medium(hardware) + _network(hardware) + _identity(hardware)
     line += guest.credentials()
     for name, value in hardware.credentials.items():

@@ -51,6 +51,8 @@ class Recipe:
     release: str = STABLE
     kernel: str = "cloud"
     files: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    """Debian packages beside those every image has."""
 
 
 def key(recipe: Recipe) -> str:
@@ -67,9 +69,8 @@ def key(recipe: Recipe) -> str:
         REPOSITORY / "central/src/appliance_release/canary.py",
     ]
     digest = hashlib.sha256(wheels.content_key([*inputs, *distributions()]).encode())
-    digest.update(
-        json.dumps([recipe.version, recipe.variant, recipe.release, recipe.kernel, dict(recipe.files)]).encode()
-    )
+    asked = [recipe.version, recipe.variant, recipe.release, recipe.kernel, dict(recipe.files), *recipe.packages]
+    digest.update(json.dumps(asked).encode())
     return digest.hexdigest()[:16]
 
 
@@ -143,7 +144,7 @@ def _stage(recipe: Recipe) -> Path:
 
 
 def _packages(recipe: Recipe) -> list[str]:
-    return [*PYTHON_PACKAGES, CHUNK_TOOLS.get(recipe.release, "desync"), KERNELS[recipe.kernel]]
+    return [*PYTHON_PACKAGES, CHUNK_TOOLS.get(recipe.release, "desync"), KERNELS[recipe.kernel], *recipe.packages]
 
 
 def _command_line(layout: layouts.Layout, recipe: Recipe) -> list[str]:
