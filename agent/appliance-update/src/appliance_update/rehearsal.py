@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from appliance_update import generation_rehearsal
 from appliance_update import layout as layouts
 from appliance_update import rehearsal_report as reports
 from appliance_update.canary_server import CanaryServer, served
-from appliance_update.config import Config
+from appliance_update.config import Config, Generations
 from appliance_update.device import inspect
 from appliance_update.gate import systemd
 from appliance_update.host import Host
@@ -109,6 +110,9 @@ class Rehearsal:
         if self.config.gate.slots:
             with self._stage("slots"):
                 device = inspect(self.host, layout)
+        if self.config.generations.enable:
+            with self._stage("generations"):
+                generation_rehearsal.rehearse(self.config, self.host)
         with self._stage("serve"):
             self.scratch.mkdir(parents=True)
         with served(canary) as server:
@@ -139,6 +143,7 @@ class Rehearsal:
         )
         uncapped = replace(self.config.transfer, bytes_per_second=0.0)
         config = replace(self.config, repository=url, device_class=CANARY_CLASS, paths=paths, transfer=uncapped)
+        config = replace(config, generations=Generations())  # the canary is an image, on every host
         updater = assemble(config, host=self.host, writer=self.writer, reboot=_never, pause=lambda _seconds: None)
         client = updater.repository.client  # loopback is reached without the site's proxy
         client.trust_env = False
