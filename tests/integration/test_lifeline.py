@@ -1,12 +1,14 @@
-"""The lifeline, the demotion of a slot that no longer opens, and the recovery, on the virtual T640 without Python.
+"""The lifeline and the demotion of a slot that no longer opens, on the virtual T640, the first without Python.
 
 One ordered story: each step goes on where the one before ended. Times are patience, not measurements.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +16,11 @@ from t640 import disk, recovery, releases
 from t640.clinic.network import APPLIANCE_ADDRESS, TAP
 from t640.clinic.site import Clinic
 from t640.hardware import Hardware
-from t640.image import build
+from t640.image import Artifacts, build
 from t640.lifeline import Lifeline
 from t640.machine import Machine
 from t640.paths import REPOSITORY
-from t640.session import open_session
+from t640.session import Session, open_session
 from tests.faults.marks import fault
 
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
@@ -45,19 +47,25 @@ class Story:
         self.machine.wait_until_succeeds(f"ls /boot/EFI/Linux/ /efi/EFI/Linux/ 2>&1 | grep -qx t640_{version}.efi", 600)
 
 
+@contextlib.contextmanager
+def appliance(session: Session, base: Path, offered: Artifacts) -> Iterator[Story]:
+    """A clinic with nobody in it, the lifeline's host, and an appliance that is switched off."""
+    clinic = Clinic(session, ())
+    lifeline = Lifeline(session, clinic.network.cloud)
+    lifeline.publish(offered)
+    machine = Machine(session.work / "appliance", base, Hardware(tap=TAP), clinic.network.clinic)
+    try:
+        yield Story(clinic, lifeline, machine)
+    finally:
+        machine.crash()
+
+
 @pytest.fixture(scope="module")
 def story() -> Iterator[Story]:
     base = disk.assemble(build(releases.recipe(FIRST)), recovery.build())
     other = build(releases.recipe(SECOND))
-    with open_session() as session:
-        clinic = Clinic(session, ())
-        lifeline = Lifeline(session, clinic.network.cloud)
-        lifeline.publish(other)
-        machine = Machine(session.work / "appliance", base, Hardware(tap=TAP), clinic.network.clinic)
-        try:
-            yield Story(clinic, lifeline, machine)
-        finally:
-            machine.crash()
+    with open_session() as session, appliance(session, base, other) as made:
+        yield made
 
 
 def test_a_new_appliance_boots_its_slot_and_not_the_recovery(story: Story) -> None:
@@ -107,21 +115,3 @@ def test_a_blessed_slot_that_no_longer_opens_is_demoted_by_its_own_initrd(story:
     told = machine.succeed("grep rolled_back /var/lib/appliance-update/history.jsonl")
     assert SECOND in told
     assert "stopped booting after it had been good" in told
-
-
-@fault(49)
-def test_when_both_slots_are_given_up_the_recovery_brings_one_back(story: Story) -> None:
-    machine = story.machine
-    machine.succeed("appliance-slots mark-bad a")  # b was demoted before
-    machine.reboot(LONG)
-    assert "IMAGE_ID=t640-recovery" in machine.succeed("cat /etc/os-release")
-    machine.fail("command -v python3")
-    machine.wait_until_succeeds("ip -4 address show scope global | grep -q inet", 300)
-    page = story.page()
-    print(page)
-    assert "This is the recovery" in page
-    assert SECOND in page
-    # The slot lacks one piece, and that is all that is fetched; then it is tried as ever.
-    assert machine.wait_for_boot(LONG).version == SECOND
-    story.blessed(SECOND)
-    assert "recovery" in machine.succeed("appliance-slots")
