@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from t640 import disk, recovery, releases
+from t640.artifacts import Artifacts
 from t640.clinic.network import APPLIANCE_ADDRESS, TAP
 from t640.clinic.site import Clinic
 from t640.hardware import Hardware
-from t640.image import Artifacts, build
+from t640.image import build
 from t640.lifeline import Lifeline
 from t640.machine import Machine
 from t640.paths import REPOSITORY
