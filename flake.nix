@@ -115,6 +115,8 @@
       # disk's description without building anything.
       lib = {
         rendered = lib.mapAttrs (_: value: rendered value.config) hosts;
+        # The product with Secure Boot and an encrypted state; the signed files are stood in for.
+        renderedSecure = rendered (hosts.t640.extendModules { modules = [ ./vm-tests/nixos/secure-boot-module.nix ]; }).config;
         refused = import ./lib/refused.nix { inherit lib hosts; };
       };
     };

@@ -20,8 +20,6 @@ let
 
   version = config.system.image.version;
   definitions = imageDefinitions version;
-  boot = "${config.systemd.package}/lib/systemd/boot/efi";
-  inherit (pkgs.stdenv.hostPlatform) efiArch;
 in
 {
   imports = [ "${modulesPath}/image/repart.nix" ];
@@ -58,8 +56,8 @@ in
       (lib.mapAttrs (_: repartConfig: { inherit repartConfig; }) definitions)
       {
         ${esp.name}.contents = {
-          ${layout.esp.loader}.source = "${boot}/systemd-boot${efiArch}.efi";
-          ${layout.esp.fallback_loader}.source = "${boot}/systemd-boot${efiArch}.efi";
+          ${layout.esp.loader}.source = config.appliance.secureBoot.loader;
+          ${layout.esp.fallback_loader}.source = config.appliance.secureBoot.loader;
           ${layout.esp.loader_conf}.source = pkgs.writeText "loader.conf" layout.esp.loader_conf_text;
         };
 

@@ -39,6 +39,46 @@ lib.mapAttrs
       host = hosts.vm;
       module.appliance.healthGate.enable = true;
     };
+    "generations that nothing counts" = {
+      host = hosts.t640-rebuild;
+      module.boot.loader.systemd-boot.bootCounting.enable = lib.mkForce false;
+    };
+    "generations without a way back" = {
+      host = hosts.t640-rebuild;
+      module.boot.loader.systemd-boot.configurationLimit = lib.mkForce 1;
+    };
+    "an image that keeps generations" = {
+      host = hosts.t640;
+      module.appliance.generations.enable = true;
+    };
+    "half a signature" = {
+      host = hosts.t640;
+      module.appliance.secureBoot = {
+        enable = true;
+        signed.uki = ../VERSION;
+      };
+    };
+    "a state that the next update locks" = {
+      host = hosts.t640;
+      module.appliance.secureBoot = {
+        enable = true;
+        encryptState.enable = true;
+      };
+    };
+    "a state bound to what every update changes" = {
+      host = hosts.t640;
+      module.appliance.secureBoot = {
+        enable = true;
+        pcrPublicKey = ../VERSION;
+        encryptState = {
+          enable = true;
+          pcrs = [
+            7
+            11
+          ];
+        };
+      };
+    };
     "a fleet server in the clear" = {
       host = hosts.central;
       module.services.central-command.tls = {

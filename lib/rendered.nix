@@ -93,8 +93,14 @@ in
     }) config.fileSystems;
   };
 
+  # What is asked before another system is made the next to boot.
+  switchChecks = lib.removeAttrs config.system.preSwitchChecks [ "switchInhibitors" ];
+
   boot = {
     inherit (config.boot) kernelParams;
+    initrdUnits = lib.attrNames config.boot.initrd.systemd.units;
+    repartArguments = config.boot.initrd.systemd.repart.extraArgs;
+    crypttab = lib.mapAttrs (_: device: device.crypttabExtraOpts) config.boot.initrd.luks.devices;
     initrdModules = config.boot.initrd.kernelModules;
     availableInitrdModules = config.boot.initrd.availableKernelModules;
     uki = lib.optionalAttrs isImage {

@@ -1,7 +1,8 @@
 # The same appliance as a NixOS host with generations, for a workshop or a pilot site. The boot
-# loader counts the tries of each new generation, and the same gate blesses it.
+# loader counts the tries of each new generation, the same gate blesses it, and the same updater installs what an
+# order names or what appliance.generations.follow finds, and goes back.
 #
-# Deploy with `nixos-rebuild boot --flake .#t640-rebuild --target-host root@HOST` and reboot. Never
+# By hand: deploy with `nixos-rebuild boot --flake .#t640-rebuild --target-host root@HOST` and reboot. Never
 # with `switch` in the field: it changes the running system without a trial.
 {
   config,
@@ -19,7 +20,7 @@ in
     enable = true;
     hardware.t640.enable = true;
     identity.enable = true;
-    healthGate.enable = true;
+    generations.enable = true;
   };
 
   services = {
@@ -68,8 +69,7 @@ in
     };
   };
 
-  # Neither garbage collection nor an upgrade may touch the boot entries while one is on trial; both
-  # run when a person asks for them.
+  # Both run when a person asks for them, and not while a generation waits or is on trial.
   nix.gc.automatic = false;
   system.autoUpgrade.enable = false;
 

@@ -100,7 +100,8 @@ def test_a_generation_that_exists_is_gone_back_to_and_not_made_again(tmp_path: P
 
 @pytest.mark.parametrize("text", [
     "", "/nix/store", "/nix/store/" + "a" * 32, "/nix/store/" + "e" * 32 + "-x", PATH + "/bin/sh", PATH + "\n",
-    " " + PATH, PATH + ";reboot", "/nix/store/" + "a" * 32 + "-..", "/nix/store/" + "a" * 32 + "-" + "x" * 300, "--help",
+    " " + PATH, PATH + ";reboot", "/nix/store/" + "a" * 32 + "-..", "/nix/store/" + "a" * 32 + "-" + "x" * 300,
+    "--help",
 ])  # fmt: skip
 def test_what_is_no_store_path(text: str) -> None:
     assert STORE_PATH.fullmatch(PATH)

@@ -73,6 +73,6 @@ def test_what_an_earlier_run_found_is_not_taken_for_this_one_s(bare_path: Path, 
 
 
 def test_shell_scripts_are_clean() -> None:
-    scripts = [CHECK, ROOT / "image/installer/install-appliance"]
+    scripts = [CHECK, ROOT / "image/installer/install-appliance", ROOT / "image/sign/sign-image"]
     done = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

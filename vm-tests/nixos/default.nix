@@ -7,5 +7,10 @@ pkgs.lib.mapAttrs (_: module: pkgs.testers.runNixOSTest module) {
   scanner = ./scanner.nix;
   portal = ./portal.nix;
   fleet = ./fleet.nix;
+  generations = ./generations.nix;
   image-boot = ./image-boot.nix;
+  image-life = ./image-life.nix;
+  installer = ./installer.nix;
+  lifeline = ./lifeline.nix;
+  rehearsal = ./rehearsal.nix;
 }
