@@ -1,0 +1,61 @@
+"""Every scenario of the fault bench is timed and told; `--faults-results FILE` keeps what they said for the table.
+
+A scenario is any test with a `fault` mark, wherever it lies. One that asks for `report` says more of itself; of one
+that does not, the table has its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.outcome import Outcome, Report, Stage, save
+
+REPORT = pytest.StashKey[Report]()
+OUTCOMES = pytest.StashKey[list[Outcome]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults-results", type=Path, help="Keep the outcomes of the fault bench in this file (JSON).")
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Report:
+    """What this scenario says of itself."""
+    return request.node.stash.setdefault(REPORT, Report())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    result = yield
+    done = result.get_result()  # type: ignore[attr-defined]
+    mark = item.get_closest_marker("fault")
+    if mark is None or done.skipped or (done.when != "call" and done.passed) or done.when == "teardown":
+        return
+    report = item.stash.get(REPORT, None) or _unspoken(item)
+    said = report.outcome if done.passed else str(call.excinfo.value).splitlines()[0][:200] if call.excinfo else ""
+    rows = item.config.stash.setdefault(OUTCOMES, [])
+    for number in mark.args:
+        rows.append(
+            Outcome(
+                number, item.name, report.stage, said, report.boots, report.runs, round(done.duration, 1), done.passed
+            )
+        )
+
+
+def _unspoken(item: pytest.Item) -> Report:
+    """A report for a test that makes none: its name, and where it ran."""
+    said = item.name.partition("[")[0].removeprefix("test_").replace("_", " ")
+    stage = Stage.PROCESS
+    if item.get_closest_marker("vm"):
+        stage = Stage.CONTAINER if "container" in item.path.name else Stage.MACHINE
+    return Report(said, stage)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--faults-results", None)
+    outcomes = session.config.stash.get(OUTCOMES, [])
+    if path and outcomes:
+        save(path, outcomes)
