@@ -42,7 +42,10 @@ async def test_every_order_handler_runs_with_every_configuration_there_ever_was(
         agent.config.paths,
         reading.config.checks,
     )
-    order = Order("order-1", DEVICE, kind.value, 0.0, 1e12, {"version": "2026.11.2"})
+    parameters = {"version": "2026.11.2"}
+    if kind is OrderType.NIXOS_REBUILD:
+        parameters = {"store_path": f"/nix/store/{'a' * 32}-nixos-system"}
+    order = Order("order-1", DEVICE, kind.value, 0.0, 1e12, parameters)
     agent.store.receive(order, 0.0)
     for name in ("check-in",):
         agent.tasks[name].start()
@@ -55,6 +58,7 @@ async def test_every_order_handler_runs_with_every_configuration_there_ever_was(
         OrderType.RUN_CHECKS: (OrderState.FAILED, "the device has no key yet"),
         OrderType.RUN_SCAN: (OrderState.FAILED, "scanner.sock"),
         OrderType.UPDATE: (OrderState.EXECUTING, "The updater was asked."),
+        OrderType.NIXOS_REBUILD: (OrderState.EXECUTING, "The updater was asked."),
     }
     state, words = expected[kind]
     assert (record.state, words in record.message) == (state, True), record.message
