@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 
@@ -103,3 +104,14 @@ def test_the_watch_looks_in_its_sandbox(trial: Container) -> None:
     trial.succeed("systemctl is-active appliance-update-watch.timer")
     trial.succeed("systemctl start appliance-update-watch.service")
     assert "Traceback" not in trial.succeed("journalctl -u appliance-update-watch.service --no-pager")
+
+
+def test_with_every_other_package_gone_the_updater_still_rehearses_a_whole_update(trial: Container) -> None:
+    """Fetch, verify, plan and write, with the image's own Python and systemd-sysupdate; what boots is the VM's part."""
+    trial.succeed(f"systemctl stop {SERVICES}")
+    for name in ("compliance_agent", "network_scanner", "local_portal", "appliance_protocol"):
+        trial.succeed(f"mount -t tmpfs -o ro none /usr/lib/python3/dist-packages/{name}")
+        assert trial.execute(f"cd / && python3 -c 'import {name} as it; print(it.__file__[0])'")[0] != 0
+    trial.succeed("grep -v rehearsal_units /etc/appliance-update/config.toml > /run/alone.toml")
+    report = json.loads(trial.succeed("appliance-update --config /run/alone.toml rehearse --json", PATIENCE))
+    assert report["passed"], report
