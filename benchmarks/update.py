@@ -36,7 +36,8 @@ from appliance_update.web import Client
 from benchmarks.rows import Row
 from t640 import layout as layouts
 from t640 import releases, toolroot, wheels
-from t640.image import Artifacts, build
+from t640.artifacts import Artifacts
+from t640.image import build
 from t640.paths import REPOSITORY, cache_directory
 from tests.appliance_update import simulator
 from tests.appliance_update.simulator import Build, Device, make_device
