@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from t640 import central, disk, releases, toolroot, world
+from t640 import central, disk, recovery, releases, toolroot, world
 from t640.accelerator import accelerator
 from t640.clinic import truth
 from t640.errors import GuestTimeout, Missing, RigError
@@ -82,8 +82,10 @@ def _stand_in() -> Path:
         toolroot.ensure()
     with step(f"Stand-in image {version}") as detail:
         artifacts = build(releases.recipe(version), detail)
+    with step("Recovery") as detail:
+        rescue = recovery.build(detail=detail)
     with step("Disk"):
-        return disk.assemble(artifacts)
+        return disk.assemble(artifacts, rescue)
 
 
 def _nixos() -> Path:
