@@ -1,5 +1,5 @@
 # make run         boot the whole product on a virtual T640        make test       every test, the virtual machine's included
-# make test-fast   every test but the virtual machine's            make bench      every figure beside its rival's
+# make test-fast   no virtual machine, no exhaustive sweeps        make bench      every figure beside its rival's
 # make faults      all seventy faults, docs/faults.md              make nix-check NIXPKGS=DIR   the Nix layer, evaluated
 #
 # Everything installs what it needs first (Debian 12 or newer, as root) and keeps it in .venv and .cache.
@@ -15,9 +15,10 @@ PYTHON := $(VENV)/bin/python
 SETUP := .cache/setup.stamp
 DISTRIBUTIONS := agent/appliance-protocol agent/compliance-agent agent/network-scanner agent/local-portal agent/appliance-update central image/flash
 SOURCES := $(wildcard agent/*/src) central/src image/flash/src
-# Two workers on two cores; a file stays with one worker, because its fixtures (servers, networks) are dear.
+# Two workers a core, for much of a test is waiting; a file stays with one, because its fixtures (servers, networks) are
+# dear.
 PYTEST := $(PYTHON) -m pytest
-WORKERS ?= auto
+WORKERS ?= $(shell expr 2 '*' $$(nproc))
 
 .PHONY: help setup run test test-fast static nix-check bench faults clean
 
@@ -39,7 +40,7 @@ test: static
 	$(PYTEST) -m "vm and not thorough"
 
 test-fast: static
-	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadfile
+	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not vm and not exhaustive" -n $(WORKERS) --dist loadfile
 
 static: $(SETUP) nix-check
 	$(VENV)/bin/ruff check .

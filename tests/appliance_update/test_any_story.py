@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -31,6 +32,8 @@ from tests.appliance_update.appliance import (
     no_space,
 )
 from tests.appliance_update.test_every_place import newest
+
+pytestmark = pytest.mark.exhaustive
 
 FIRST = "2026.11.1"
 FAST = os.environ.get("HYPOTHESIS_PROFILE") == "fast"

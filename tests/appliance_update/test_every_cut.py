@@ -32,6 +32,8 @@ from appliance_update.updater import Outcome, UpdateError
 from tests.appliance_update.conftest import V1, V2, V3, World, fresh_device, make_world
 from tests.appliance_update.simulator import Build, boot
 
+pytestmark = pytest.mark.exhaustive
+
 FAST = os.environ.get("HYPOTHESIS_PROFILE") == "fast"
 
 

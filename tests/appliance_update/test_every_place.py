@@ -35,6 +35,8 @@ from tests.appliance_update.appliance import (
 )
 from tests.appliance_update.simulator import boot
 
+pytestmark = pytest.mark.exhaustive
+
 FIRST = "2026.11.1"
 FAST = os.environ.get("HYPOTHESIS_PROFILE") == "fast"
 STRIDE = 9 if FAST else 1

@@ -332,6 +332,7 @@ def places(host: NixosHost) -> int:
     return len(seen.names)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("healthy", [True, False], ids=["good", "bad"])
 def test_a_cut_anywhere_leaves_a_host_that_boots_and_takes_the_next_system(quick: Path, healthy: bool) -> None:
     first = NixosHost(quick / "count")

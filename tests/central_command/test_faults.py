@@ -20,6 +20,8 @@ from tests.central_command.conftest import DATABASES, MakeCentral
 from tests.central_command.rig import GENEROUS, Central, DeviceClient, Person, Postgres, Refused
 from tests.central_command.test_evidence import stored, verdict
 
+pytestmark = pytest.mark.exhaustive
+
 
 def hammer(device: DeviceClient, acknowledged: list[int], stop: threading.Event) -> None:
     """Upload one bundle after the other until the server is gone, noting what it has acknowledged."""
@@ -74,7 +76,7 @@ def test_a_restart_keeps_devices_orders_sessions_and_the_key(make_central: MakeC
     central.kill()
     central.start(int(central.url.rsplit(":", 1)[1]))
     assert person.get("/devices").status_code == 200
-    order, = device.orders(device.check_in())
+    (order,) = device.orders(device.check_in())
     assert order.type == "run_scan"
     central.stop()
 
@@ -145,9 +147,14 @@ def test_a_lost_server_key_stops_the_start_instead_of_stranding_every_device(mak
 
 
 @pytest.mark.parametrize("before", ["", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["at once", "after a request"])
-@pytest.mark.parametrize("sent", [
-    "POST /device/v1/chec", "POST /device/v1/checkin HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab",
-], ids=["half a head", "half a body"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "POST /device/v1/chec",
+        "POST /device/v1/checkin HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab",
+    ],
+    ids=["half a head", "half a body"],
+)
 def test_a_client_that_stops_in_mid_request_is_hung_up_on(sqlite_central: Central, before: str, sent: str) -> None:
     port = int(sqlite_central.url.rsplit(":", 1)[1])
     context = ssl.create_default_context(cafile=str(sqlite_central.certificates.ca))

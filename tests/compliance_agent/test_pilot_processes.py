@@ -19,6 +19,8 @@ from t640.paths import REPOSITORY
 from tests.compliance_agent.central_peer import CODE, CentralPeer
 from tests.compliance_agent.pilot_tree import command, installed, run
 
+pytestmark = pytest.mark.exhaustive
+
 SHARE = REPOSITORY / "agent/appliance-update/share"
 LAYOUT = REPOSITORY / "image/layout.toml"
 PATIENCE = 40.0

@@ -14,7 +14,7 @@ import pytest
 from tests.installer.conftest import INSTALLER, MIB, Medium, install, needs_loop_devices, run, sourced
 from tests.installer.test_installing import boots, carries_the_image, on_esp
 
-pytestmark = needs_loop_devices
+pytestmark = [needs_loop_devices, pytest.mark.exhaustive]
 
 DEVICE = "dev-0123456789"
 STATE_START = 80 * MIB

@@ -14,6 +14,8 @@ from appliance_update.layout import Role
 from tests.appliance_update.simulator import boot
 from tests.lifeline.conftest import V1, V2, World
 
+pytestmark = pytest.mark.exhaustive
+
 
 @contextlib.contextmanager
 def partitions(world: World) -> Iterator[None]:

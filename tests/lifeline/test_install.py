@@ -111,6 +111,7 @@ POINTS = (
 )  # fmt: skip
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("point", POINTS)
 def test_a_power_cut_anywhere_leaves_a_slot_that_boots_and_the_next_run_goes_on(world: World, point: str) -> None:
     if point == "fence":  # something must be there to be taken away
