@@ -46,7 +46,7 @@ class CheckSettings:
     """Longest time since a time server answered, in seconds."""
 
     listening: tuple[Port, ...] = ("tcp/80", "tcp/443", "tcp/8081", "udp/68", "udp/546", "udp/5353")
-    """Ports the appliance may serve beyond itself: the portal (80 only redirects), the status page, DHCP clients, mDNS."""
+    """Ports it may serve beyond itself: the portal (80 only redirects), the status page, DHCP clients, mDNS."""
 
     accounts: tuple[Name, ...] = ()
     """Accounts of people on this box. None in the image: nobody needs one."""
