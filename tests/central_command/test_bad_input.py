@@ -16,9 +16,13 @@ from appliance_protocol.envelope import PayloadType, seal
 from central_command import shown
 from tests.central_command.rig import Central, DeviceClient, Person
 
+pytestmark = pytest.mark.exhaustive
+
 PATHS = {
-    device_api.ENROL: PayloadType.ENROLMENT, device_api.CHECKIN: PayloadType.CHECKIN,
-    device_api.EVIDENCE: PayloadType.EVIDENCE_UPLOAD, device_api.ORDER_RESULT: PayloadType.ORDER_RESULT,
+    device_api.ENROL: PayloadType.ENROLMENT,
+    device_api.CHECKIN: PayloadType.CHECKIN,
+    device_api.EVIDENCE: PayloadType.EVIDENCE_UPLOAD,
+    device_api.ORDER_RESULT: PayloadType.ORDER_RESULT,
 }
 FUZZ = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -29,7 +33,8 @@ number = st.integers() | st.sampled_from([2**53, 2**63, -1, 0]) | st.floats(allo
 SHARE = st.integers(0, 10**6)
 anything = st.recursive(
     st.none() | st.booleans() | number | text,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=12,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=12,
 )
 
 
@@ -40,7 +45,11 @@ def good_payload(device: DeviceClient, path: str) -> dict[str, Any]:
         device_api.CHECKIN: device.checkin_payload(),
         device_api.EVIDENCE: device_api.EvidenceUpload(device.device_id, (device.bundle(head=device.head),)),
         device_api.ORDER_RESULT: {
-            "device_id": device.device_id, "order_id": "ord_0", "state": "completed", "message": "", "at": 1.0,
+            "device_id": device.device_id,
+            "order_id": "ord_0",
+            "state": "completed",
+            "message": "",
+            "at": 1.0,
             "details": {},
         },
     }
@@ -125,9 +134,7 @@ def test_signed_bundles_with_one_wrong_field_never_lose_the_good_one_after_them(
     body = json.dumps(replaced(plain, place, data.draw(anything))).encode("utf-8", "replace")
     bad = json.loads(fresh.sealed(PayloadType.EVIDENCE, body))
     upload = {"device_id": fresh.device_id, "bundles": [bad, msgspec.to_builtins(good)]}
-    answer = fresh.post(
-        device_api.EVIDENCE, fresh.sealed(PayloadType.EVIDENCE_UPLOAD, json.dumps(upload).encode())
-    )
+    answer = fresh.post(device_api.EVIDENCE, fresh.sealed(PayloadType.EVIDENCE_UPLOAD, json.dumps(upload).encode()))
     assert answer.status_code == 200, answer.text
     assert fresh.check_in().evidence_head.sequence == 1
 
@@ -148,10 +155,18 @@ def test_a_body_without_a_length_is_counted_as_it_comes(device: DeviceClient) ->
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize("body", [
-    b"[" * 100_000, b'{"a":' * 50_000, b'{"payloadType": 1e999}', b"\xff\xfe", b"null", b"",
-    b'{"payload":"' + b"A" * 9999,
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"payloadType": 1e999}',
+        b"\xff\xfe",
+        b"null",
+        b"",
+        b'{"payload":"' + b"A" * 9999,
+    ],
+)
 @pytest.mark.parametrize("path", PATHS)
 def test_hostile_documents(device: DeviceClient, path: str, body: bytes) -> None:
     check(device.post(path, body))
@@ -171,16 +186,23 @@ def test_paths_and_filters_from_people_are_never_a_server_error(central: Central
     person = ADMIN.setdefault(central.url, Person(central))
     url = central.url
     for path, params in (
-        ("/devices", {"text": value, "site_id": value, "state": value}), ("/audit", {"before": value}),
-        ("/api/v1/devices", {"text": value, "site_id": value, "state": value}), ("/login", {"next": value}),
+        ("/devices", {"text": value, "site_id": value, "state": value}),
+        ("/audit", {"before": value}),
+        ("/api/v1/devices", {"text": value, "site_id": value, "state": value}),
+        ("/login", {"next": value}),
         ("/devices/x/evidence", {"before": value}),
     ):
         params = {key: item.encode("utf-8", "replace").decode() for key, item in params.items()}
         answer = person.session.get(url + path, params=params, timeout=20, allow_redirects=False)
         assert answer.status_code < 500
     quoted = urllib.parse.quote(value.encode("utf-8", "replace"), safe="")
-    for path in (f"/devices/{quoted}", f"/api/v1/orders/{quoted}", f"/devices/{quoted}/evidence/{quoted}",
-                 f"/api/v1/devices/{quoted}/orders", f"/static/{quoted}"):
+    for path in (
+        f"/devices/{quoted}",
+        f"/api/v1/orders/{quoted}",
+        f"/devices/{quoted}/evidence/{quoted}",
+        f"/api/v1/devices/{quoted}/orders",
+        f"/static/{quoted}",
+    ):
         assert person.session.get(url + path, timeout=20, allow_redirects=False).status_code < 500
 
 
@@ -189,7 +211,10 @@ def test_paths_and_filters_from_people_are_never_a_server_error(central: Central
 def test_forms_that_are_none_are_never_a_server_error(central: Central, body: bytes, path: str) -> None:
     person = ADMIN.setdefault(central.url, Person(central))
     answer = person.session.post(
-        central.url + path, data=body, timeout=20, allow_redirects=False,
+        central.url + path,
+        data=body,
+        timeout=20,
+        allow_redirects=False,
         headers={"Origin": central.url, "Content-Type": "application/x-www-form-urlencoded"},
     )
     assert 400 <= answer.status_code < 500

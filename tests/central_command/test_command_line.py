@@ -13,6 +13,7 @@ from tests.central_command.conftest import MakeCentral
 from tests.central_command.rig import PASSWORD, Central, DeviceClient, Person
 
 
+@pytest.mark.exhaustive
 def test_from_an_empty_machine_to_an_enrolled_device_by_commands_alone(make_central: MakeCentral) -> None:
     central = make_central("sqlite")
     assert central.cli("migrate").stdout == "database schema: 0001, nothing to do\n"

@@ -14,6 +14,8 @@ from appliance_update.layout import Role
 from tests.appliance_update.simulator import add_disk, make_build, relabel
 from tests.lifeline.conftest import V1, V2, V3, World, make_keys
 
+pytestmark = pytest.mark.exhaustive
+
 
 def refused(world: World, code: int, words: str, *arguments: str) -> None:
     before = world.device.disk.read_bytes(), world.device.ukis()

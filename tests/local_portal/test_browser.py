@@ -79,6 +79,7 @@ def test_the_doors_are_accessible_too(browser: Browser, running: Running, state:
         assert serious(page) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_bad_news_is_accessible_as_well(
     browser: Browser, running: Running, state: Any, shared_neighbours: Neighbours, scheme: Any

@@ -27,6 +27,7 @@ from tests.network_scanner.lab import PROGRAM, Host, most_in_a_second, readable_
 pytestmark = pytest.mark.netns
 
 
+@pytest.mark.exhaustive
 def test_never_more_than_a_hundred_packets_in_any_second(scanned: Scanned) -> None:
     assert len(scanned.packets) > 200
     assert most_in_a_second(scanned.packets) <= 100
