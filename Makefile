@@ -56,7 +56,7 @@ bench: $(SETUP)
 # Every fault, on the simulated device and on the virtual T640; the table is made of what this run has shown.
 faults: $(SETUP)
 	rm -f .cache/faults.json
-	$(PYTEST) -m fault --faults-results .cache/faults.json; status=$$?; \
+	$(PYTEST) -m fault --boot-next --faults-results .cache/faults.json; status=$$?; \
 	  $(PYTHON) -m tests.faults.table .cache/faults.json docs/faults.md; exit $$status
 
 clean:

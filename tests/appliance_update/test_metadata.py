@@ -304,7 +304,7 @@ def test_a_kernel_image_that_boots_another_slots_content_is_refused_before_writi
         staged = updater.transfer.staged(release, release.artifacts[-1])
         staged.write_bytes(wrong.uki)
         with pytest.raises(InstallError, match="nothing was written"):
-            updater.installer.fill_slot(release, lambda _done, _total: None)
+            updater.installer.fill_slot(release)
     assert world.device.writes == 0
 
 

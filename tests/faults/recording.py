@@ -19,6 +19,7 @@ OUTCOMES = pytest.StashKey[list[Outcome]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults-results", type=Path, help="Keep the outcomes of the fault bench in this file (JSON).")
+    parser.addoption("--boot-next", action="store_true", help="On the virtual T640, boot the version after the fault.")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from tests.faults.table import render
 def scenarios() -> dict[int, list[str]]:
     """Names of the scenarios by case, read from the marks."""
     found: dict[int, list[str]] = {}
-    folder = Path(__file__).parent
-    for module in pkgutil.iter_modules([str(folder)]):
-        if not module.name.startswith("test_"):
+    for module in sorted(Path(__file__).parents[1].rglob("test_*.py")):
+        if "fault(" not in module.read_text():
             continue
-        for name, item in vars(importlib.import_module(f"tests.faults.{module.name}")).items():
-            if name.startswith("test_"):
+        name = ".".join(module.relative_to(Path(__file__).parents[2]).with_suffix("").parts)
+        for test, item in vars(importlib.import_module(name)).items():
+            if test.startswith("test_"):
                 for number in _numbers(getattr(item, "pytestmark", [])):
-                    found.setdefault(number, []).append(name)
+                    found.setdefault(number, []).append(test)
     return found
 
 
@@ -39,6 +38,10 @@ def _numbers(marks: list[pytest.Mark]) -> Iterator[int]:
 
 def test_the_catalogue_counts_from_one_to_seventy() -> None:
     assert [case.number for case in CASES] == list(range(1, 71))
+
+
+def test_every_case_has_a_scenario() -> None:
+    assert sorted(scenarios()) == [case.number for case in CASES]
 
 
 def test_a_case_without_a_run_is_open_in_the_table_and_a_failed_one_does_not_hold(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The lifeline and the demotion of a slot that no longer opens, on the virtual T640, the first without Python.
+"""Without Python, with a slot that no longer opens, with every slot given up: what is left brings the T640 back.
 
 One ordered story: each step goes on where the one before ended. Times are patience, not measurements.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from t640 import disk, recovery, releases
+from t640 import layout as layouts
 from t640.artifacts import Artifacts
 from t640.clinic.network import APPLIANCE_ADDRESS, TAP
 from t640.clinic.site import Clinic
@@ -24,7 +25,7 @@ from t640.paths import REPOSITORY
 from t640.session import Session, open_session
 from tests.faults.marks import fault
 
-pytestmark = [pytest.mark.vm, pytest.mark.thorough]
+pytestmark = pytest.mark.vm
 
 LONG = 900.0
 FIRST = (REPOSITORY / "VERSION").read_text().strip()
@@ -45,7 +46,10 @@ class Story:
         return self.clinic.run(["curl", "-sS", "--max-time", "60", f"http://{APPLIANCE_ADDRESS}:8081/"])
 
     def blessed(self, version: str) -> None:
+        """Wait until a version is good and the updater knows it."""
         self.machine.wait_until_succeeds(f"ls /boot/EFI/Linux/ /efi/EFI/Linux/ 2>&1 | grep -qx t640_{version}.efi", 600)
+        known = f"grep 'good_version.*{version}' /var/lib/appliance-update/state.json"
+        self.machine.wait_until_succeeds(known, 600)
 
 
 @contextlib.contextmanager
@@ -54,7 +58,7 @@ def appliance(session: Session, base: Path, offered: Artifacts) -> Iterator[Stor
     clinic = Clinic(session, ())
     lifeline = Lifeline(session, clinic.network.cloud)
     lifeline.publish(offered)
-    machine = Machine(session.work / "appliance", base, Hardware(tap=TAP), clinic.network.clinic)
+    machine = Machine(session.work / "appliance", base, Hardware(tap=TAP, tpm=False), clinic.network.clinic)
     try:
         yield Story(clinic, lifeline, machine)
     finally:
@@ -116,3 +120,34 @@ def test_a_blessed_slot_that_no_longer_opens_is_demoted_by_its_own_initrd(story:
     told = machine.succeed("grep rolled_back /var/lib/appliance-update/history.jsonl")
     assert SECOND in told
     assert "stopped booting after it had been good" in told
+
+
+@fault(49)
+def test_when_every_slot_is_spent_the_recovery_boots_by_itself_and_shows_itself(story: Story) -> None:
+    machine = story.machine
+    spent = f"for version in {FIRST} {SECOND}; do mv t640_$version*.efi t640_$version+0-3.efi; done"
+    machine.succeed(f"cd /boot/EFI/Linux && {spent} && sync && ls")
+    machine.reset()
+    machine.wait_for_boot(LONG)
+    assert "t640-recovery" in machine.succeed("cat /etc/os-release")
+    machine.fail("command -v python3")
+    machine.fail("grep -E ' (ext4|erofs) ' /proc/self/mountinfo")
+    machine.wait_until_succeeds("ip -4 address show scope global | grep -q inet", 300)
+    page = story.page()
+    print(page)
+    assert "This is the recovery" in page
+    assert "failed, its tries are spent" in page
+
+
+def test_the_recovery_gives_itself_its_tries_back(story: Story) -> None:
+    name = layouts.load().esp["recovery_first"].replace("@v", recovery.version())
+    story.machine.wait_until_succeeds(f"ls /run/appliance-lifeline/esp/EFI/Linux | grep -qxF '{name}'", 300)
+
+
+@fault(49)
+def test_the_recovery_installs_from_the_lifeline_and_the_new_system_proves_itself(story: Story) -> None:
+    assert story.machine.wait_for_boot(LONG).version == SECOND
+    story.blessed(SECOND)
+    listed = story.machine.succeed("appliance-slots")
+    print(listed)
+    assert "recovery" in listed

@@ -14,14 +14,12 @@ from collections.abc import Iterator
 import pytest
 
 from t640 import disk, releases, variants
-from t640.hardware import Hardware
 from t640.image import Recipe, build
 from t640.machine import Machine
 from t640.session import open_session
 from t640.world import World
-from tests.faults.machinery import PATIENCE, READY, Machinery, settled
+from tests.faults.machinery import PATIENCE, READY, Machinery, machinery
 from tests.faults.marks import fault
-from tests.faults.outcome import Report
 from tests.integration.conftest import VERSION, versions
 
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
@@ -37,23 +35,10 @@ LIFETIME = 240
 @pytest.fixture(scope="module")
 def ready() -> Iterator[Machinery]:
     """A good version: booted, blessed, settled, and kept as a snapshot."""
-    with open_session() as session:
-        world = World(session, hosts=())
-        base = disk.assemble(build(releases.recipe(VERSION)))
-        machine = world.appliance(base, enrol=False, hardware=Hardware(storage="sata"))
-        bench = Machinery(machine, world.updates, versions(), Report(), [])
-        try:
-            machine.start()
-            assert machine.wait_for_boot().version == VERSION
-            bench.proved(VERSION)
-            print(f"gate to blessing: {seconds_to_blessing(machine):.0f} s after multi-user.target")
-            settled(machine)
-            # The updater's own timer must not come into the middle of a scenario.
-            machine.succeed("systemctl stop appliance-update.timer", "sync")
-            machine.snapshot(READY)
-            yield bench
-        finally:
-            machine.crash()
+    with machinery() as bench:
+        print(f"gate to blessing: {seconds_to_blessing(bench.machine):.0f} s after multi-user.target")
+        bench.machine.snapshot(READY)
+        yield bench
 
 
 @pytest.fixture

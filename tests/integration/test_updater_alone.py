@@ -12,15 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from t640 import disk, releases
-from t640.hardware import Hardware
-from t640.image import build
-from t640.session import open_session
-from t640.world import World
-from tests.faults.machinery import PATIENCE, SERVICES, Machinery, settled
+from tests.faults.machinery import PATIENCE, SERVICES, Machinery, machinery
 from tests.faults.marks import fault
-from tests.faults.outcome import Report
-from tests.integration.conftest import VERSION, versions
 
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
@@ -31,21 +24,8 @@ DATABASES = ("compliance-agent--agent.db", "network-scanner--devices.db", "local
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Machinery]:
-    with open_session() as session:
-        world = World(session, hosts=())
-        machine = world.appliance(
-            disk.assemble(build(releases.recipe(VERSION))), enrol=False, hardware=Hardware(storage="sata")
-        )
-        made = Machinery(machine, world.updates, versions(), Report(), [])
-        try:
-            machine.start()
-            assert machine.wait_for_boot().version == VERSION
-            made.proved(VERSION)
-            settled(machine)
-            machine.succeed("systemctl stop appliance-update.timer")
-            yield made
-        finally:
-            machine.crash()
+    with machinery() as made:
+        yield made
 
 
 def test_after_the_commit_the_mark_of_the_trial_is_gone_and_the_watch_looks(bench: Machinery) -> None:

@@ -32,7 +32,7 @@ class Alteration(enum.StrEnum):
 _ARGUMENTS = {
     Alteration.PANIC: "rdinit=/usr/bin/false",
     Alteration.NO_INIT: "init=/usr/lib/nothing",
-    Alteration.FROZEN: 'systemd.run="/usr/bin/kill -SEGV 1" systemd.crash_action=freeze',
+    Alteration.FROZEN: "systemd.run=\"/bin/sh -c 'kill -SEGV 1'\" systemd.crash_action=freeze systemd.watchdog_sec=10",
 }
 
 _SECTIONS = ("linux", "initrd", "cmdline", "osrel", "uname")

@@ -41,13 +41,17 @@ class Central:
     def _serve(self, cloud: str) -> None:
         argv = [*self._program(), "serve", "--host", CLOUD_ADDRESS, "--port", str(PORT), "--tls-cert",
                 str(self.authority.certificate), "--tls-key", str(self.authority.key)]  # fmt: skip
-        process = self._session.start("central-command", argv, namespace=cloud)
+        process = self._server = self._session.start("central-command", argv, namespace=cloud)
 
         def listening() -> bool:
             return "listening on" in process.tail(200) or not process.running
 
         wait_for(listening, timeout=60, what="The start of Central Command")
         process.require_running("Central Command")
+
+    def stop(self) -> None:
+        """End the server; its data stay and can be asked."""
+        self._server.stop()
 
     def _program(self) -> list[str]:
         program = Path(sys.executable).with_name("central-command")

@@ -1,7 +1,8 @@
 """Writing a release into the other slot: systemd-sysupdate writes, we assert before and read back after.
 
-The order is the safety: the standby's boot entry goes first, its slot is written, read back from the medium and
-compared with what was signed; only then comes the UKI, whose name carries the counter, and it is read back too.
+The order is the safety: the standby's boot entry goes first, and its slot is written. Then the UKI comes to the ESP
+under a name that no loader boots, while the slot is read back from the medium and compared with what was signed; the
+UKI is read back too. Last of all it gets the name that carries the counter.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import mmap
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,8 @@ from appliance_update.uki import UkiError, argument, command_line
 
 SYSUPDATE_DEADLINE = 3600.0
 READ = 1024 * 1024
+PROGRESS_EVERY = 0.2
+"""Seconds between two looks at how far the reading is."""
 
 
 class InstallError(RuntimeError):
@@ -80,46 +83,30 @@ class Installer:
     writer: Writer
     definitions: Path
 
-    def fill_slot(self, release: Release, progress: Callable[[int, int], None]) -> None:
-        """Write the release into the standby slot, without a boot entry, and read it back. Raises `InstallError`."""
+    def fill_slot(self, release: Release) -> None:
+        """Write the release into the standby slot, without a boot entry. Raises `InstallError`."""
         device = self._asserted(release)
         self.check_pairing(release)
         freed = sum(entry.path.stat().st_size for entry in device.entries if entry.version != device.version)
         esp_preflight(device.esp, release, self.layout, freed)
         self._fence(device)
-        if not self._holds(device.standby, release):
-            texts = slot_transfers(
-                self.layout, device.flavour, disk=f"/dev/{device.disk_name}", staging=self.transfer.staging
-            )
-            faults.point("slot:write")
-            self._apply("slot", texts, release.version)
-            faults.point("slot:written")
-        self.read_back(release, progress)
-
-    def read_back(self, release: Release, progress: Callable[[int, int], None]) -> Device:
-        """Compare the slot on the medium with what was signed. Raises `InstallError`."""
-        device = inspect(self.host, self.layout)
-        if not self._holds(device.standby, release):
+        if self._holds(device.standby, release):
+            return
+        texts = slot_transfers(
+            self.layout, device.flavour, disk=f"/dev/{device.disk_name}", staging=self.transfer.staging
+        )
+        faults.point("slot:write")
+        self._apply("slot", texts, release.version)
+        faults.point("slot:written")
+        slot = inspect(self.host, self.layout).standby
+        if not self._holds(slot, release):
             raise InstallError(
-                f"Slot {device.standby.name} does not hold {release.version} after it was written: "
-                f"labels {device.standby.data.label!r} and {device.standby.verity.label!r}"
+                f"Slot {slot.name} does not hold {release.version} after it was written: "
+                f"labels {slot.data.label!r} and {slot.verity.label!r}"
             )
-        parts = ((device.standby.verity, Role.VERITY), (device.standby.data, Role.DATA))
-        total, done = sum(release.artifact(role).content_length for _, role in parts), 0
-        for entry, role in parts:
-            artifact = release.artifact(role)
-            found = hash_medium(device.disk, entry.start, artifact.content_length, done, total, progress)
-            if found != artifact.content_sha256:
-                raise InstallError(
-                    f"Slot {device.standby.name} reads back differently from what was written ({role.value}): "
-                    "the disk may be failing; no boot entry was made"
-                )
-            done += artifact.content_length
-        faults.point("slot:read back")
-        return device
 
-    def arm(self, release: Release) -> None:
-        """Bring the UKI to the ESP, read it back, and only then give it the name with the counter, last of all.
+    def arm(self, release: Release, progress: Callable[[int, int], None]) -> None:
+        """Bring the UKI to the ESP, read slot and UKI back, and give it the name with the counter, last of all.
 
         Raises `InstallError`.
         """
@@ -130,9 +117,11 @@ class Installer:
         landed = device.esp / self.layout.esp.uki_directory.strip("/") / name
         try:
             self._clear_landings(landed.parent)
-            faults.point("uki:write")
-            self._apply("boot", landing_transfers(self.layout, staging=self.transfer.staging), release.version)
-            faults.point("uki:written")
+            with self._reading_back(device, release, progress):
+                faults.point("uki:write")
+                self._apply("boot", landing_transfers(self.layout, staging=self.transfer.staging), release.version)
+                faults.point("uki:written")
+            faults.point("slot:read back")
             self._check_landed(landed, release)
             rename(
                 Entry(landed, release.version), counted_name(self.layout, release.version, self.layout.boot.tries, 0)
@@ -142,6 +131,33 @@ class Installer:
             self.disarm(release.version)  # an entry that did not pass must not be booted
             self._clear_landings(landed.parent)
             raise
+
+    @contextlib.contextmanager
+    def _reading_back(self, device: Device, release: Release, progress: Callable[[int, int], None]) -> Iterator[None]:
+        """Compare the slot on the medium with what was signed, while the caller does something else.
+
+        The caller's work must not touch the slot. At the end the rest of the reading is waited for. Raises
+        `InstallError`, `OSError`.
+        """
+        parts = ((device.standby.verity, Role.VERITY), (device.standby.data, Role.DATA))
+        total = sum(release.artifact(role).content_length for _, role in parts)
+        read = [0, 0]
+
+        def hashed(index: int) -> str:
+            entry, role = parts[index]
+            length = release.artifact(role).content_length
+            return hash_medium(device.disk, entry.start, length, lambda at: read.__setitem__(index, at))
+
+        with ThreadPoolExecutor(1) as reader:
+            reading = [reader.submit(hashed, index) for index in range(len(parts))]
+            yield
+            _follow(reading, lambda: progress(sum(read), total))
+        for (_, role), found in zip(parts, reading, strict=True):
+            if found.result() != release.artifact(role).content_sha256:
+                raise InstallError(
+                    f"Slot {device.standby.name} reads back differently from what was written ({role.value}): "
+                    "the disk may be failing; no boot entry was made"
+                )
 
     def prefer(self, version: str) -> None:
         """See that the loader takes an armed older version, though it prefers higher ones: ours becomes a spent entry.
@@ -250,9 +266,14 @@ def drop_cache(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def hash_medium(
-    disk: Path, start: int, length: int, done: int, total: int, progress: Callable[[int, int], None]
-) -> str:
+def _follow(reading: list[Future[str]], report: Callable[[], None]) -> None:
+    """Report again and again until everything is read, or cannot be."""
+    while wait(reading, PROGRESS_EVERY).not_done:
+        report()
+    report()
+
+
+def hash_medium(disk: Path, start: int, length: int, report: Callable[[int], None]) -> str:
     """SHA-256 of `length` bytes from byte `start` of a disk, past the page cache where the kernel allows it.
 
     Raises `OSError`.
@@ -279,7 +300,7 @@ def hash_medium(
                 hashed.result()
                 hashed = hasher.submit(digest.update, content)
                 position += count
-                progress(done + position, total)
+                report(position)
             hashed.result()
     finally:
         os.close(handle)

@@ -240,11 +240,11 @@ class Updater:
             self.transfer.verify(candidate, lambda _done, _total: None)  # it may have lain here for weeks
             running = self.store.running_version
             self.store.save(state=State.STAGING, from_version=running, attempt=uuid.uuid4().hex)
-            self.installer.fill_slot(candidate, self.store.progress)
+            self.installer.fill_slot(candidate)
             # What an earlier life of the candidate left must not come back; what runs now must be able to.
             self.snapshots.forget(candidate.version)
             self.snapshots.take(running)
-            self.installer.arm(candidate)
+            self.installer.arm(candidate, self.store.progress)
             self.store.device = inspect(self.host, self.layout)
         except (InstallError, TransferError, SnapshotError, DeviceError, OSError) as error:
             self._failed(candidate, str(error))
