@@ -24,11 +24,14 @@ in
       RuntimeWatchdogSec = lib.mkDefault "30s";
       RebootWatchdogSec = lib.mkDefault "5min";
       WatchdogDevice = lib.mkDefault cfg.device;
+      # A PID 1 that crashes would stand still for ever, its watchdog disarmed.
+      CrashAction = lib.mkDefault "reboot";
     };
 
     boot.initrd.systemd.settings.Manager = {
       RuntimeWatchdogSec = lib.mkDefault "60s";
       DefaultDeviceTimeoutSec = lib.mkDefault "40s";
+      CrashAction = lib.mkDefault "reboot";
     };
   };
 }

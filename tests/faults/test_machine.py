@@ -169,10 +169,13 @@ def test_no_init_in_the_system(bench: Machinery) -> None:
 
 
 @fault(44)
-def test_a_hang_without_a_panic(bench: Machinery) -> None:
-    """PID 1 freezes; the hardware watchdog resets the machine each time."""
+@pytest.mark.parametrize(
+    "hang", [Alteration.FROZEN, pytest.param(Alteration.CRASHED, marks=pytest.mark.thorough)], ids=str
+)
+def test_a_hang_without_a_panic(bench: Machinery, hang: Alteration) -> None:
+    """PID 1 stands still, and the hardware watchdog resets the machine; or PID 1 crashes, and reboots by itself."""
     one, two, _ = bench.versions
-    bench.offer(two, alteration=Alteration.FROZEN)
+    bench.offer(two, alteration=hang)
     bench.update()
     end = time.monotonic() + 2 * PATIENCE
     seen: list[str] = []
@@ -183,7 +186,7 @@ def test_a_hang_without_a_panic(bench: Machinery) -> None:
     assert seen.count(two) <= 3, seen
     bench.proved(one)
     assert f"t640_{two}+0-3.efi" in bench.machine.succeed("ls /boot/EFI/Linux")
-    bench.holds("the watchdog resets it, three times; then the old version by itself")
+    bench.holds("reset three times; then the old version by itself")
 
 
 @pytest.mark.thorough
@@ -209,6 +212,20 @@ def _armed_without_reboot(bench: Machinery) -> None:
     bench.machine.succeed("appliance-update fetch", timeout=PATIENCE)
     bench.machine.succeed("appliance-update apply", timeout=PATIENCE)
     assert bench.status()["state"] == "armed"
+
+
+@fault(53)
+def test_the_pilots_fault_as_an_update(bench: Machinery) -> None:
+    """Its agent lives and dies of every update order: the rehearsal shows it one, in each of its three tries."""
+    one, two, _ = bench.versions
+    bench.offer(two, "pilot-agent")
+    bench.update()
+    bench.boots(two, two, two, one)
+    bench.proved(one)
+    assert bench.status()["state"] == "rolled_back"
+    history = bench.machine.succeed("cat /var/lib/appliance-update/history.jsonl")
+    assert "mcp_api_key_file" in history
+    bench.holds("refused by its rehearsal three times, with the reason in the history; then the old version by itself")
 
 
 @pytest.mark.thorough

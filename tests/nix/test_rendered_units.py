@@ -118,6 +118,7 @@ def test_hangs_are_the_watchdog_s_business_before_and_after_the_switch_of_roots(
     assert t640["manager"]["system"]["RuntimeWatchdogSec"] == "30s"
     assert t640["manager"]["system"]["WatchdogDevice"] == "/dev/watchdog0"
     assert t640["manager"]["initrd"]["RuntimeWatchdogSec"] == "60s"
+    assert {t640["manager"][stage]["CrashAction"] for stage in ("system", "initrd")} == {"reboot"}
     assert "sp5100_tco" in t640["boot"]["initrdModules"]
 
 

@@ -26,13 +26,21 @@ class Alteration(enum.StrEnum):
     NO_INIT = "no-init"
     """The slot opens, and what should be started in it is not there."""
     FROZEN = "frozen"
-    """PID 1 crashes and freezes; only the hardware watchdog is left."""
+    """PID 1 stands still; only the hardware watchdog is left."""
+    CRASHED = "crashed"
+    """PID 1 crashes."""
+
+
+def _run(command: str) -> str:
+    """Kernel arguments that have systemd run a command once it has started everything."""
+    return f"systemd.run=\"/bin/sh -c '{command}'\""
 
 
 _ARGUMENTS = {
     Alteration.PANIC: "rdinit=/usr/bin/false",
     Alteration.NO_INIT: "init=/usr/lib/nothing",
-    Alteration.FROZEN: "systemd.run=\"/bin/sh -c 'kill -SEGV 1'\" systemd.crash_action=freeze systemd.watchdog_sec=10",
+    Alteration.FROZEN: _run("echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze"),
+    Alteration.CRASHED: _run("kill -SEGV 1"),
 }
 
 _SECTIONS = ("linux", "initrd", "cmdline", "osrel", "uname")
