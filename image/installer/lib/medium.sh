@@ -43,7 +43,8 @@ started_from() {
   done
   variable=$SYS/firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
   if [ -r "$variable" ]; then
-    uuid=$(tail -c +5 <"$variable" | tr -d '\0' | tr '[:upper:]' '[:lower:]')
+    # Four bytes of attributes come first. They are read and not skipped: this file system cannot seek.
+    uuid=$({ head -c 4 >/dev/null && cat; } <"$variable" | tr -d '\0' | tr '[:upper:]' '[:lower:]')
     source=$(limited "$PATIENCE" blkid --list-one --output device --match-token "PARTUUID=$uuid") && parent_disk "$source"
   fi
   true
