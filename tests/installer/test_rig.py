@@ -106,7 +106,7 @@ def test_a_person_installs_from_a_stick_onto_nvme_and_the_appliance_enrols_by_it
     rig.world.wait_for_device(LONG_S)
     assert central.SITE in machine.succeed("cat /var/lib/compliance-agent/enrolment.json")
     _is_an_appliance(machine)
-    machine.wait_until_succeeds("test ! -e /efi/appliance-seed")
+    machine.wait_until_succeeds("test ! -e /boot/appliance-seed")
     assert "Europe/Zurich" in machine.succeed("cat /var/lib/appliance-site/site.toml")
 
 
@@ -116,7 +116,7 @@ def _is_an_appliance(machine: Machine) -> None:
     sizes = {words[1]: int(words[0]) for words in (line.split() for line in listed) if len(words) == 2}
     assert {"ESP", f"t640_{VERSION}", f"t640-verity_{VERSION}", "_empty", "state"} <= set(sizes)
     assert sizes["state"] > 8 << 30
-    machine.succeed("cmp /efi/EFI/BOOT/BOOTX64.EFI /efi/EFI/systemd/systemd-bootx64.efi")
+    machine.succeed("cmp /boot/EFI/BOOT/BOOTX64.EFI /boot/EFI/systemd/systemd-bootx64.efi")
 
 
 def test_a_listed_machine_installs_from_a_cd_onto_sata_by_itself_but_never_twice(rig: Rig) -> None:
