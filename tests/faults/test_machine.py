@@ -214,6 +214,7 @@ def _armed_without_reboot(bench: Machinery) -> None:
     assert bench.status()["state"] == "armed"
 
 
+@pytest.mark.thorough  # `make test` has it in the image in a container (test_gate_in_container)
 @fault(53)
 def test_the_pilots_fault_as_an_update(bench: Machinery) -> None:
     """Its agent lives and dies of every update order: the rehearsal shows it one, in each of its three tries."""
