@@ -10,8 +10,8 @@ from tests.faults.outcome import Outcome, load
 
 HEAD = """# Seventy faults
 
-Made by `make faults` from a run; nobody writes in here. After every fault the same must hold: **some slot boots, the
-updater can apply the next version, and no evidence is lost or doubled.**
+Made from what runs have written down (`make faults` makes all of it anew); nobody writes in here. After every fault the
+same must hold: **some slot boots, the updater can apply the next version, and no evidence is lost or doubled.**
 
 *Simulated device*: the real updater with a real GPT, real files, a real HTTP server and real TUF metadata; firmware,
 boot loader and systemd-sysupdate are simulated, so that every write can be cut. *Real processes*: programs of the
