@@ -16,7 +16,8 @@ same must hold: **some slot boots, the updater can apply the next version, and n
 *Simulated device*: the real updater with a real GPT, real files, a real HTTP server and real TUF metadata; firmware,
 boot loader and systemd-sysupdate are simulated, so that every write can be cut. *Real processes*: programs of the
 appliance as they are, without its kernel. *Image in a container*: the whole image under its own systemd, without loader
-and disk. *Virtual T640*: the whole system on the virtual machine. *Runs* is how often a scenario was repeated with the
+and disk. *Virtual T640*: the whole system on the virtual machine; after the fault the next version is fetched, written,
+read back and armed, and in `make faults` booted too. *Runs* is how often a scenario was repeated with the
 fault in another place, *boots* how often a system was started after the fault.
 
 """
