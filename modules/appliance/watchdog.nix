@@ -24,7 +24,7 @@ in
       RuntimeWatchdogSec = lib.mkDefault "30s";
       RebootWatchdogSec = lib.mkDefault "5min";
       WatchdogDevice = lib.mkDefault cfg.device;
-      # A PID 1 that crashes would stand still for ever, its watchdog disarmed.
+      # A PID 1 that crashes would stand still for ever: on the virtual T640 no watchdog reset it.
       CrashAction = lib.mkDefault "reboot";
     };
 

@@ -13,18 +13,17 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from t640 import disk
 from t640.altered import Alteration, alter
-from t640.errors import GuestError
 from t640.hardware import Hardware
 from t640.image import build
 from t640.machine import Machine
-from t640.paths import REPOSITORY
-from t640.releases import Updates, anchor, recipe
+from t640.processes import wait_for
+from t640.releases import Updates, anchor, recipe, versions
 from t640.session import open_session
 from t640.world import World
 from tests.faults.outcome import Report, Stage
@@ -32,14 +31,7 @@ from tests.faults.outcome import Report, Stage
 READY = "ready"
 PATIENCE = 1200.0
 SERVICES = ("compliance-agent.service", "network-scanner.service", "local-portal.service")
-VERSION = (REPOSITORY / "VERSION").read_text().strip()
-
-
-def versions() -> tuple[str, str, str]:
-    """Three consecutive versions, the repository's own first."""
-    year, month, number = VERSION.split(".")
-    one, two, three = (f"{year}.{month}.{int(number) + step}" for step in range(3))
-    return one, two, three
+VERSION = versions()[0]
 
 
 @dataclass
@@ -77,6 +69,12 @@ class Machinery:
         """What the timer does, without waiting for its end."""
         self.machine.succeed("systemctl reset-failed appliance-update.service || true",
                              "systemctl start --no-block appliance-update.service")  # fmt: skip
+
+    def arm(self, version: str) -> None:
+        """`fetch` and `apply` by hand: they arm and leave the reboot to the technician."""
+        self.machine.succeed("appliance-update fetch", "appliance-update apply", timeout=PATIENCE)
+        status = self.status()
+        assert (status["state"], status["candidate_version"]) == ("armed", version)
 
     def refused(self) -> str:
         """One run of the updater that must end without a reboot; what it says of it."""
@@ -118,8 +116,7 @@ class Machinery:
             self.boots(following)
             self.proved(following)
         else:
-            self.machine.succeed("appliance-update fetch", "appliance-update apply", timeout=PATIENCE)
-            assert (self.status()["state"], self.status()["candidate_version"]) == ("armed", following)
+            self.arm(following)
         now = self.ledger()
         assert now[: len(self.evidence)] == self.evidence, "evidence from before the fault is missing or altered"
         assert len(set(now)) == len(now), "evidence is doubled"
@@ -140,20 +137,13 @@ def machinery(whole: bool = True) -> Iterator[Machinery]:
             assert machine.wait_for_boot().version == VERSION
             bench.proved(VERSION)
             world.wait_for_device(PATIENCE)
-            _until(lambda: bool(bench.ledger()), "evidence")
+            wait_for(bench.ledger, timeout=PATIENCE, what="The first evidence", every=1.0)
             world.central.stop()
             settled(machine)
             machine.succeed("systemctl stop appliance-update.timer", "sync")
             yield bench
         finally:
             machine.crash()
-
-
-def _until(wanted: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not wanted():
-        assert time.monotonic() < end, f"no {what} within {PATIENCE:.0f} s"
-        time.sleep(1.0)
 
 
 def _sqlite(path: str, query: str) -> str:
@@ -163,12 +153,4 @@ def _sqlite(path: str, query: str) -> str:
 
 def settled(machine: Machine) -> None:
     """Wait until a first boot has nothing left to do that a snapshot would catch in the middle."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        try:
-            if machine.succeed("systemctl is-system-running || true").strip() in ("running", "degraded"):
-                return
-        except GuestError:
-            pass
-        time.sleep(1.0)
-    raise AssertionError(f"the machine was not settled within {PATIENCE:.0f} s")
+    machine.wait_until_succeeds("systemctl is-system-running | grep -xE 'running|degraded'", PATIENCE)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from t640.altered import Alteration
+from t640.processes import wait_for
 from tests.faults.machinery import PATIENCE, READY, Machinery, machinery
 from tests.faults.marks import fault
 from tests.faults.outcome import Report
@@ -50,11 +51,9 @@ def test_power_cut_while_the_slot_is_written(bench: Machinery, mib: int) -> None
     machine = bench.machine
     bench.offer(bench.versions[1])
     machine.succeed("appliance-update fetch", "sync", timeout=PATIENCE)
-    before, end = machine.written(), time.monotonic() + PATIENCE
+    enough = machine.written() + (mib << 20)
     machine.succeed("systemd-run --no-block appliance-update apply")
-    while machine.written() - before < mib << 20:
-        assert time.monotonic() < end, "the slot was never written"
-        time.sleep(0.01)
+    wait_for(lambda: machine.written() >= enough, timeout=PATIENCE, what="The writing of the slot", every=0.01)
     machine.crash()
     _switch_on_again(bench)
     machine.fail(f"ls /boot/EFI/Linux | grep {bench.versions[1]}")
@@ -194,8 +193,7 @@ def test_a_hang_without_a_panic(bench: Machinery, hang: Alteration) -> None:
 def test_the_root_hash_does_not_fit_the_slot(bench: Machinery) -> None:
     """The slot's first blocks are lost after it was read back and before it boots."""
     bench.offer(bench.versions[1])
-    bench.machine.succeed("sed -i 's/^reboot = true/reboot = false/' /etc/appliance-update/config.toml || true")
-    _armed_without_reboot(bench)
+    bench.arm(bench.versions[1])
     slot = f"/dev/disk/by-partlabel/t640_{bench.versions[1]}"
     bench.machine.succeed(
         f"udevadm trigger --settle; dd if=/dev/zero of={slot} bs=1M count=8 conv=notrunc,fsync status=none"
@@ -205,13 +203,6 @@ def test_the_root_hash_does_not_fit_the_slot(bench: Machinery) -> None:
     bench.proved(bench.versions[0])
     assert bench.status()["state"] == "rolled_back"
     bench.holds("dm-verity refuses the slot, three tries, then the old version by itself")
-
-
-def _armed_without_reboot(bench: Machinery) -> None:
-    """`fetch` and `apply` by hand: they arm and leave the reboot to the technician."""
-    bench.machine.succeed("appliance-update fetch", timeout=PATIENCE)
-    bench.machine.succeed("appliance-update apply", timeout=PATIENCE)
-    assert bench.status()["state"] == "armed"
 
 
 @pytest.mark.thorough  # `make test` has it in the image in a container (test_gate_in_container)

@@ -7,25 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from t640 import disk, releases
+from t640 import disk
 from t640.image import build
-from t640.paths import REPOSITORY
+from t640.releases import recipe, versions
 from t640.session import open_session
 from t640.world import Scene, World
 
-VERSION = (REPOSITORY / "VERSION").read_text().strip()
-
-
-def versions() -> tuple[str, str, str]:
-    """Three consecutive versions, the repository's own first."""
-    year, month, number = VERSION.split(".")
-    one, two, three = (f"{year}.{month}.{int(number) + step}" for step in range(3))
-    return one, two, three
+VERSION = versions()[0]
 
 
 @pytest.fixture(scope="session")
 def install_disk() -> Path:
-    return disk.assemble(build(releases.recipe(VERSION)))
+    return disk.assemble(build(recipe(VERSION)))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ One ordered story: each step goes on where the one before ended. Times are patie
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,14 @@ from t640.hardware import Hardware
 from t640.image import build
 from t640.lifeline import Lifeline
 from t640.machine import Machine
-from t640.paths import REPOSITORY
+from t640.processes import wait_for
 from t640.session import Session, open_session
 from tests.faults.marks import fault
 
 pytestmark = pytest.mark.vm
 
 LONG = 900.0
-FIRST = (REPOSITORY / "VERSION").read_text().strip()
-SECOND = f"{FIRST.rpartition('.')[0]}.{int(FIRST.rpartition('.')[2]) + 1}"
+FIRST, SECOND, _ = releases.versions()
 BROKEN = "/var/lib/appliance-update/updater-broken"
 
 
@@ -135,11 +133,9 @@ def test_when_every_slot_is_spent_the_recovery_boots_by_itself_and_shows_itself(
     machine.fail("grep -E ' (ext4|erofs) ' /proc/self/mountinfo")
     machine.wait_until_succeeds("ip -4 address show scope global | grep -q inet", 300)
     assert "This is the recovery" in story.page()
-    end = time.monotonic() + LONG
-    while "failed, its tries are spent" not in (page := story.page()):  # what it has not looked at it does not say
-        assert time.monotonic() < end, page
-        time.sleep(1.0)
-    print(page)
+    # What it has not looked at yet it does not say.
+    spent_tries = "failed, its tries are spent"
+    wait_for(lambda: spent_tries in story.page(), timeout=LONG, what="A page that knows the slots", every=1.0)
 
 
 def test_the_recovery_gives_itself_its_tries_back(story: Story) -> None:

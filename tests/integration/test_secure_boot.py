@@ -17,7 +17,6 @@ from t640.artifacts import Artifacts
 from t640.hardware import Hardware, secure_firmware
 from t640.image import build
 from t640.machine import Machine
-from t640.paths import REPOSITORY
 from t640.secure_boot import Keys
 from t640.session import open_session
 from t640.world import World
@@ -26,9 +25,7 @@ from tests.faults.marks import fault
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 LONG = 1800.0
-FIRST = (REPOSITORY / "VERSION").read_text().strip()
-STEM, _, NUMBER = FIRST.rpartition(".")
-SECOND, THIRD = f"{STEM}.{int(NUMBER) + 1}", f"{STEM}.{int(NUMBER) + 2}"
+FIRST, SECOND, THIRD = releases.versions()
 
 
 @dataclass

@@ -127,8 +127,8 @@ def _medium(hardware: Hardware) -> list[str]:
 def _storage(hardware: Hardware, work: Path) -> list[str]:
     if hardware.storage == "none":
         return []
-    # Given an order at all, this firmware forgets the disks that are not in it, and prefers its own shell ever after.
     drive = ["-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={work / 'disk.qcow2'}"]
+    # A `bootindex`: given an order, this firmware forgets the disks without one, and prefers its shell ever after.
     if hardware.storage == "sata":
         disk = "ide-hd,bus=sata.0,drive=disk,serial=T640DISK,bootindex=2"
         return [*drive, "-device", "ahci,id=sata", "-device", disk]

@@ -29,6 +29,13 @@ _ROOT_FILE = "usr/share/appliance-update/root.json"
 _CONFIG_FILE = "etc/appliance-update/config.toml"
 
 
+def versions() -> tuple[str, str, str]:
+    """The repository's own version and the two after it."""
+    stem, _, number = (REPOSITORY / "VERSION").read_text().strip().rpartition(".")
+    one, two, three = (f"{stem}.{int(number) + step}" for step in range(3))
+    return one, two, three
+
+
 def anchor() -> Path:
     """The folder with the release keys and the repository's beginning; made at the first call."""
     folder = cache_directory() / "releases"
