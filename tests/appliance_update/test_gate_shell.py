@@ -262,6 +262,13 @@ def test_a_failed_gate_reboots_by_a_chain_without_python() -> None:
     assert "JobTimeoutAction=reboot-force" in unit("boot-complete.target.d/10-appliance.conf")
 
 
+@pytest.mark.parametrize("name", ["boot-health-reboot.service", "boot-health-uncounted.service"])
+def test_the_way_back_does_not_need_the_state_to_be_mounted(name: str) -> None:
+    """A unit that needs /var fails with it before it begins, and then its FailureAction never comes."""
+    needs = [line for line in unit(name).splitlines() if "Directory=" in line or "MountsFor=" in line]
+    assert [line for line in needs if not line.startswith("#")] == []
+
+
 def test_the_rehearsal_runs_in_the_sandbox_of_what_it_rehearses() -> None:
     def sandbox(name: str) -> set[str]:
         skip = (

@@ -221,6 +221,19 @@ def test_the_pilots_fault_as_an_update(bench: Machinery) -> None:
 
 
 @pytest.mark.thorough
+@fault(46)
+def test_a_system_that_cannot_mount_its_state(bench: Machinery) -> None:
+    """Nothing that keeps its notes below /var comes up, the gate neither; the way back must not need it."""
+    one, two, _ = bench.versions
+    bench.offer(two, "no-state")
+    bench.update()
+    bench.boots(two, two, two, one)
+    bench.proved(one)
+    assert bench.status()["state"] == "rolled_back"
+    bench.holds("without its state each of three boots ended by itself; then the old version")
+
+
+@pytest.mark.thorough
 @fault(47)
 def test_a_default_entry_pins_the_bad_version(bench: Machinery) -> None:
     """A pinned entry ignores boot assessment: the bad version is booted on. It must stay up and take the next one."""

@@ -254,6 +254,16 @@ def test_the_page_shows_slots_gate_and_status_and_escapes_them(two_slots: World)
     assert "2026-10-26" in body
 
 
+def test_the_page_says_whether_the_state_is_mounted(world: World) -> None:
+    mounts = world.root / "proc/self/mountinfo"
+    lines = [line for line in mounts.read_text().splitlines() if line.split()[4] != "/var"]
+    mounts.write_text("".join(f"{line}\n" for line in lines))
+    assert "NOT MOUNTED on /var" in page(world)[1]
+    lines.append("31 22 259:6 / /var rw,nosuid,nodev - ext4 /dev/nvme0n1p6 rw")
+    mounts.write_text("".join(f"{line}\n" for line in lines))
+    assert "<td>mounted</td>" in page(world)[1]
+
+
 @pytest.mark.parametrize(
     ("request_", "answer"),
     [

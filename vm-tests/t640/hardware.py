@@ -24,6 +24,9 @@ _SECURE_FIRMWARE = (
     ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
 )
 
+_EMULATED = "max,la57=off"
+"""All that QEMU can emulate, but page tables of four levels, as the T640's Zen has them."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -86,7 +89,7 @@ def command_line(hardware: Hardware, work: Path, *, load: str = "") -> list[str]
     line = [
         program, "-name", "t640", "-nodefaults", "-display", "none", "-no-user-config",
         "-machine", f"q35,smm={'on' if hardware.secure_boot else 'off'},vmport=off,hpet=off",
-        "-accel", *engine, "-cpu", "host" if accel == "kvm" else "max",
+        "-accel", *engine, "-cpu", "host" if accel == "kvm" else _EMULATED,
         "-smp", str(hardware.cores), "-m", str(hardware.memory), "-uuid", str(hardware.uuid),
         "-rtc", f"base={hardware.rtc_base}",
         "-drive", f"if=pflash,format=raw,readonly=on,file={code}",

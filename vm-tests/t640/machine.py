@@ -48,7 +48,7 @@ def _with_console(method: Callable[P, R]) -> Callable[P, R]:
                 raise
             machine = args[0]
             assert isinstance(machine, Machine)
-            raise type(error)(f"{error}\nConsole:\n{machine.console_tail()}") from error
+            raise type(error)(f"{error}\n{machine.processors()}\nConsole:\n{machine.console_tail()}") from error
 
     return wrapped
 
@@ -329,6 +329,14 @@ class Machine:
         """Everything the serial console said, without escape sequences."""
         path = self.work / "console.log"
         return _ESCAPES.sub("", path.read_text(errors="replace")) if path.exists() else ""
+
+    def processors(self) -> str:
+        """Where each processor is (RIP; HLT=1 when it waits): tells a dead kernel from a system that does nothing."""
+        try:
+            registers = self.qmp.human("info registers -a")
+        except RigError as error:
+            return f"Processors: not known: {error}"
+        return "Processors: " + "; ".join(re.findall(r"CPU#\d+|RIP=\w+|CPL=\d|HLT=\d", registers))
 
     def console_tail(self, lines: int = 25) -> str:
         """The console's last lines that are not empty."""

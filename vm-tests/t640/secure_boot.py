@@ -120,7 +120,7 @@ def encrypted_state(keys: Keys) -> dict[str, str]:
         f"{unit}/systemd-repart.service.d/10-encrypted.conf":
             f"[Service]\nExecStart=\nExecStart={repart} --tpm2-public-key={PUBLIC_KEY}\n",
         # It waits for a person for as long as that takes; what is wrong stands on the console.
-        "etc/crypttab": "state PARTLABEL=state - tpm2-device=auto,tries=0,timeout=0,x-initrd.attach=no\n",
+        "etc/crypttab": "state PARTLABEL=state - tpm2-device=auto,tries=0,timeout=0\n",
         f"{unit}/systemd-cryptsetup@state.service.d/10-encrypted.conf": "[Unit]\nAfter=systemd-repart.service\n",
         f"{unit}/var.mount.d/10-encrypted.conf": "[Unit]\nJobTimeoutSec=infinity\n[Mount]\nWhat=/dev/mapper/state\n",
         f"{unit}/dev-mapper-state.device.d/10-encrypted.conf": "[Unit]\nJobTimeoutSec=infinity\n",

@@ -49,6 +49,12 @@ VARIANTS: Mapping[str, Variant] = {
             "usr/lib/systemd/system/local-portal.service.d/90-broken.conf": _NO_START,
         },
     ),
+    "no-state": Variant(
+        "the state cannot be mounted",
+        files={
+            "usr/lib/systemd/system/var.mount.d/90-broken.conf": "[Mount]\nWhat=/dev/disk/by-partlabel/nothing\n",
+        },
+    ),
     # The pilot's agent 1.0.49: handling the order that carries its fix ends the process. Nothing around the handler
     # caught it there; here the agent's own runner would, hence the exit after the traceback. It is never given up on.
     "pilot-agent": Variant(

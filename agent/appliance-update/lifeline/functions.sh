@@ -12,7 +12,7 @@ root=${APPLIANCE_LIFELINE_ROOT:-}
 : "${layout_esp_type:?} ${layout_data_type:?} ${layout_verity_type:?} ${layout_empty_label:?} ${layout_tries:?}"
 : "${layout_esp_mount_points:?} ${layout_uki_directory:?} ${layout_uki_prefix:?} ${layout_uki_suffix:?}"
 : "${layout_data_label_prefix:?} ${layout_verity_label_prefix:?} ${layout_recovery_prefix:?}"
-: "${layout_recovery_suffix:?} ${layout_state_number:?}"
+: "${layout_recovery_suffix:?} ${layout_state_number:?} ${layout_state_mount_point:?}"
 
 efivars=$root/sys/firmware/efi/efivars
 loader_guid=4a67b082-0a4c-41cf-b6c7-440b29bb8c4f

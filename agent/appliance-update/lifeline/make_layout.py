@@ -29,6 +29,7 @@ def variables(layout: dict[str, Any], flavour: str) -> dict[str, str]:
     kind, slot, esp = layout["flavour"][flavour], layout["slot"], layout["esp"]
     numbers = {(part["role"], part.get("slot", "")): index for index, part in enumerate(layout["partition"], start=1)}
     sizes = {part["role"]: part["size_mib"] * MIB for part in layout["partition"] if part.get("slot", "a") == "a"}
+    state = next(part for part in layout["partition"] if part["role"] == "state")
     found = {
         "layout_image_id": layout["image"]["id"],
         "layout_flavour": flavour,
@@ -36,6 +37,7 @@ def variables(layout: dict[str, Any], flavour: str) -> dict[str, str]:
         "layout_mapper": kind["mapper"],
         "layout_esp_number": str(numbers["esp", ""]),
         "layout_state_number": str(numbers["state", ""]),
+        "layout_state_mount_point": state["mount_point"],
         "layout_esp_type": TYPES["esp"],
         "layout_data_type": TYPES[kind["data_type"]],
         "layout_verity_type": TYPES[kind["verity_type"]],

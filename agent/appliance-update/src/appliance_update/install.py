@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance_update import faults
+from appliance_update import faults, secure_boot
 from appliance_update.device import Device, Slot, SlotState, inspect, refusals
 from appliance_update.entries import Entry, blessed_name, counted_name, entries, of_version, remove, rename
 from appliance_update.host import Host
 from appliance_update.layout import LANDING, Layout, Role, landing_transfers, slot_transfers, write
 from appliance_update.release import Release, version_key
+from appliance_update.secure_boot import SignatureError
 from appliance_update.transfer import Transfer, esp_preflight, hash_file
 from appliance_update.uki import UkiError, argument, command_line
 
@@ -87,6 +88,7 @@ class Installer:
         """Write the release into the standby slot, without a boot entry. Raises `InstallError`."""
         device = self._asserted(release)
         self.check_pairing(release)
+        self._check_signature(release)
         freed = sum(entry.path.stat().st_size for entry in device.entries if entry.version != device.version)
         esp_preflight(device.esp, release, self.layout, freed)
         self._fence(device)
@@ -225,6 +227,13 @@ class Installer:
                 f"The kernel image of {release.version} names the root hash {inside or 'of nothing'}, "
                 f"its slot has {release.root_hash}; nothing was written"
             )
+
+    def _check_signature(self, release: Release) -> None:
+        """The firmware must be willing to start it; when it is not, the loader has no second thought."""
+        try:
+            secure_boot.check(self.host, self.transfer.staged(release, release.artifact(Role.UKI)))
+        except SignatureError as error:
+            raise InstallError(f"{release.version}: {error}; nothing was written") from error
 
     def _check_landed(self, landed: Path, release: Release) -> None:
         """What lies on the ESP is what was signed, and names the root hash that the slot really has."""

@@ -14,12 +14,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance_update import faults
+from appliance_update import faults, secure_boot
 from appliance_update.device import Device
 from appliance_update.files import Unreadable, decode, flush_directory, read_limited, write_json
+from appliance_update.host import Host
 from appliance_update.install import drop_cache
 from appliance_update.layout import Layout, compiled
 from appliance_update.release import Artifact, Release
+from appliance_update.secure_boot import SignatureError
 from appliance_update.transfer import Transfer, TransferError, hash_file
 from appliance_update.uki import UkiError, argument, command_line, section
 
@@ -79,7 +81,7 @@ def on_esp(esp: Path, layout: Layout) -> dict[str, list[Path]]:
     return found
 
 
-def refresh(state: Path, device: Device, layout: Layout, transfer: Transfer) -> str:
+def refresh(host: Host, state: Path, device: Device, layout: Layout, transfer: Transfer) -> str:
     """Fetch what waits, and install it when its time has come; a sentence when it was installed, else empty.
 
     Raises `RecoveryError`, `OSError`. Everything is done again from the beginning after a power cut.
@@ -96,6 +98,10 @@ def refresh(state: Path, device: Device, layout: Layout, transfer: Transfer) -> 
     staged = _fetched(state, pending, version, transfer)
     if present and len(pending.good) < GOOD:
         return ""
+    try:
+        secure_boot.check(host, staged)
+    except SignatureError as error:
+        raise RecoveryError(f"The recovery {version} is not installed: {error}") from error
     _install(staged, version, device.esp, layout, pending.artifact)
     _clear_away(device, layout, present, version)
     _forget(state)

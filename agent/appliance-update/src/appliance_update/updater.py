@@ -128,7 +128,7 @@ class Updater:
     def _refresh_recovery(self, device: Device) -> None:
         """Whatever goes wrong with the recovery is said, tried again next time, and no update's business."""
         try:
-            done = recovery.refresh(self.store.state, device, self.layout, self.transfer)
+            done = recovery.refresh(self.host, self.store.state, device, self.layout, self.transfer)
         except (recovery.RecoveryError, OSError) as error:
             done = str(error)
         if done:
