@@ -22,6 +22,8 @@ from appliance_update.secure_boot import SignatureError
 STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 X509 = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 SHA256 = uuid.UUID("c1c41626-504c-4092-aca9-41f936934328")
+GLOBAL, DATABASE = "8be4df61-93ca-11d2-aa0d-00e098032b8c", "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
+"""EFI_GLOBAL_VARIABLE and EFI_IMAGE_SECURITY_DATABASE_GUID of UEFI 2.10, 3.3 and 32.6.1."""
 ATTRIBUTES = b"\x27\0\0\0"
 
 
@@ -83,9 +85,9 @@ class Firmware:
     def __post_init__(self) -> None:
         self.host = Host(self.root)
         (self.root / "sys/firmware/efi/efivars").mkdir(parents=True)
-        self.set("SecureBoot", b"\1", secure_boot.GLOBAL)
+        self.set("SecureBoot", b"\1", GLOBAL)
 
-    def set(self, name: str, value: bytes, vendor: str = secure_boot.DATABASE) -> None:
+    def set(self, name: str, value: bytes, vendor: str = DATABASE) -> None:
         (self.root / f"sys/firmware/efi/efivars/{name}-{vendor}").write_bytes(ATTRIBUTES + value)
 
 
@@ -147,7 +149,16 @@ def test_a_key_that_was_revoked_is_refused(firmware: Firmware, provider: Signer,
         secure_boot.check(firmware.host, signed(STUB, provider, tmp_path / "signed.efi"))
 
 
-@pytest.mark.parametrize("db", [b"\0" * 40, b"\xff" * 60, X509.bytes_le + struct.pack("<III", 60, 0, 32) + bytes(32)])
+@pytest.mark.parametrize(
+    "db",
+    [
+        b"",
+        signature_list(SHA256, bytes(32)),
+        b"\0" * 40,
+        b"\xff" * 60,
+        X509.bytes_le + struct.pack("<III", 60, 0, 32) + bytes(32),
+    ],
+)
 def test_variables_that_cannot_be_read_refuse(firmware: Firmware, provider: Signer, tmp_path: Path, db: bytes) -> None:
     firmware.set("db", db)
     with pytest.raises(SignatureError, match="cannot be judged"):
@@ -164,7 +175,7 @@ def test_what_is_no_program_is_refused(firmware: Firmware, tmp_path: Path, conte
 
 @pytest.mark.parametrize("value", [b"\0", b""])
 def test_where_secure_boot_is_off_nothing_is_asked(firmware: Firmware, value: bytes) -> None:
-    firmware.set("SecureBoot", value, secure_boot.GLOBAL)
+    firmware.set("SecureBoot", value, GLOBAL)
     secure_boot.check(firmware.host, STUB)
 
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from appliance_update.host import Host
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
-DATABASE = "d719b2cb-3d3a-11d3-a160-0090273f64b0"
+DATABASE = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 _X509 = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072").bytes_le
 _PKCS_SIGNED_DATA = 2
 _DIGESTS = ("sha256", "sha384", "sha512")
@@ -51,6 +51,8 @@ def check(host: Host, path: Path) -> None:
     try:
         signed = _Signed.read(path)
         trusted, revoked = (set(_certificates(host, name)) for name in ("db", "dbx"))
+        if not trusted:
+            raise ValueError("the firmware's db holds no certificate")
     except (OSError, ValueError, struct.error) as error:
         raise SignatureError(f"Secure Boot is on, and {path.name} cannot be judged: {error}") from error
     if not signed.signatures:
