@@ -66,7 +66,7 @@ def signed(source: Path, by: Signer, target: Path) -> Path:
 
 def signature_list(kind: uuid.UUID, *values: bytes) -> bytes:
     """An EFI_SIGNATURE_LIST (UEFI 2.10, 32.4.1) for values of one length."""
-    owner = uuid.uuid4().bytes_le
+    owner = uuid.UUID(int=1).bytes_le
     size = 16 + len(values[0])
     return struct.pack("<16sIII", kind.bytes_le, 28 + size * len(values), 0, size) + b"".join(owner + v for v in values)
 
@@ -149,23 +149,23 @@ def test_a_key_that_was_revoked_is_refused(firmware: Firmware, provider: Signer,
         secure_boot.check(firmware.host, signed(STUB, provider, tmp_path / "signed.efi"))
 
 
-@pytest.mark.parametrize(
-    "db",
-    [
-        b"",
-        signature_list(SHA256, bytes(32)),
-        b"\0" * 40,
-        b"\xff" * 60,
-        X509.bytes_le + struct.pack("<III", 60, 0, 32) + bytes(32),
-    ],
-)
+DAMAGED = {
+    "not set": b"",
+    "hashes only": signature_list(SHA256, bytes(32)),
+    "zeros": b"\0" * 40,
+    "ones": b"\xff" * 60,
+    "no certificate in it": X509.bytes_le + struct.pack("<III", 60, 0, 32) + bytes(32),
+}
+
+
+@pytest.mark.parametrize("db", DAMAGED.values(), ids=DAMAGED)
 def test_variables_that_cannot_be_read_refuse(firmware: Firmware, provider: Signer, tmp_path: Path, db: bytes) -> None:
     firmware.set("db", db)
     with pytest.raises(SignatureError, match="cannot be judged"):
         secure_boot.check(firmware.host, signed(STUB, provider, tmp_path / "signed.efi"))
 
 
-@pytest.mark.parametrize("content", [b"", b"MZ", b"MZ" + bytes(200), bytes(4096), STUB.name.encode() * 100])
+@pytest.mark.parametrize("content", [b"", b"MZ", b"MZ" + bytes(200), bytes(4096)], ids=len)
 def test_what_is_no_program_is_refused(firmware: Firmware, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "strange.efi"
     path.write_bytes(content)

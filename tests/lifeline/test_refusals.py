@@ -151,6 +151,30 @@ def test_a_kernel_image_for_another_slot_is_never_armed(world: World) -> None:
     assert world.device.ukis() == [f"t640_{V1}.efi"]
 
 
+def secure_boot(world: World, value: bytes) -> None:
+    variables = world.root / "sys/firmware/efi/efivars"
+    variables.mkdir(parents=True, exist_ok=True)
+    (variables / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(b"\x06\0\0\0" + value)
+
+
+@pytest.mark.parametrize(("on", "signed", "status"), [(1, False, 4), (1, True, 0), (0, False, 0)])
+def test_where_secure_boot_is_on_a_kernel_image_without_a_signature_is_not_armed(
+    world: World, on: int, signed: bool, status: int
+) -> None:
+    build = make_build(world.directory, V2)
+    if signed:
+        kernel = build.directory / f"t640_{V2}.efi"
+        raw = bytearray(kernel.read_bytes())
+        raw[0x80 + 172 : 0x80 + 176] = (1528).to_bytes(4, "little")  # the certificate table's size; whose, is not asked
+        kernel.write_bytes(raw)
+    secure_boot(world, bytes([on]))
+    world.publish(V2, build)
+    assert world.run("run", "--now").returncode == status
+    assert (f"t640_{V2}+3.efi" in world.device.ukis()) == (status == 0)
+    if status:
+        assert "is not signed; sign it" in world.status()["detail"]
+
+
 # -- versions ---------------------------------------------------------------------------------------------------------
 
 

@@ -286,6 +286,15 @@ uki_section() {
     return 1
 }
 
+# may_start FILE: false when Secure Boot is on and the file carries no signature at all. Whose it must be only the firmware
+# knows; without any it starts nothing, the boot loader ends, and nothing else is tried (docs/secure-boot.md).
+may_start() {
+    # shellcheck disable=SC2002 # the cat is not useless: efivarfs cannot seek
+    secure=$(cat "$efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c" 2>/dev/null | tail -c +5 | od -An -t u1 | tr -d ' \n')
+    [ "$secure" = 1 ] || return 0
+    [ "$(number_at "$1" $(($(number_at "$1" 60 4) + 24 + 112 + 36)) 4)" -gt 0 ] # size of the certificate table (PE32+)
+}
+
 # -- telling people ---------------------------------------------------------------------------------------------------
 
 # replace FILE MODE: stdin becomes the file, whole or not at all.
