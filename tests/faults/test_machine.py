@@ -50,7 +50,8 @@ def test_power_cut_while_the_slot_is_written(bench: Machinery, mib: int) -> None
     """The plug is pulled as soon as the disk has got so much; what was not synced is lost."""
     machine = bench.machine
     bench.offer(bench.versions[1])
-    machine.succeed("appliance-update fetch", "sync", timeout=PATIENCE)
+    bench.by_hand("appliance-update fetch")
+    machine.succeed("sync")
     enough = machine.written() + (mib << 20)
     machine.succeed("systemd-run --no-block appliance-update apply")
     wait_for(lambda: machine.written() >= enough, timeout=PATIENCE, what="The writing of the slot", every=0.01)
