@@ -142,6 +142,51 @@ def test_staying_with_an_updater_that_works_leaves_the_lifeline_asleep(box: Box)
     assert box.broken == ""
 
 
+PINNED = "timeout 0\ndefault t640_2026.11.2*\neditor no\n"
+
+
+def pin(box: Box, counter: str, *others: str) -> Path:
+    """The loader boots a spent 2026.11.2 by a `default`, whatever else is there."""
+    for name in (f"t640_2026.11.2{counter}.efi", *others):
+        (box.ukis / name).touch()
+    (box.esp / "loader").mkdir()
+    settings = box.esp / "loader/loader.conf"
+    settings.write_text(PINNED)
+    box.counted(f"t640_2026.11.2{counter}.efi")
+    return settings
+
+
+@pytest.mark.parametrize("other", ["t640_2026.11.1.efi", "t640_2026.11.3+2-1.efi", "t640-recovery_2026.10.1+3.efi"])
+def test_a_pinned_bad_version_loses_its_pin_when_there_is_something_better(box: Box, other: str) -> None:
+    settings = pin(box, "+0-4", other)
+    assert box.run("boot-health-reboot").returncode == REBOOT
+    assert settings.read_text() == "timeout 0\neditor no\n"
+    assert other in (box.directory / "console").read_text()
+    assert box.broken == ""
+
+
+@pytest.mark.parametrize(
+    ("counter", "others"),
+    [
+        ("+0-4", ()),
+        ("+0-4", ("t640_2026.11.1+0-3.efi", "t640-recovery_2026.10.1+0-3.efi")),
+        ("+0-5", ("t640_2026.11.1.efi",)),
+    ],
+)
+def test_without_anything_better_or_a_second_time_the_pin_is_left_alone(
+    box: Box, counter: str, others: tuple[str, ...]
+) -> None:
+    settings = pin(box, counter, *others)
+    assert box.run("boot-health-reboot").returncode == STAY
+    assert settings.read_text() == PINNED
+
+
+def test_a_spent_version_that_nothing_in_the_settings_pinned_is_left_once(box: Box) -> None:
+    """Chosen in the firmware's variables, or by a person in the menu."""
+    pin(box, "+0-4", "t640_2026.11.1.efi").unlink()
+    assert box.run("boot-health-reboot").returncode == REBOOT
+
+
 def test_rebooting_leaves_no_mark_that_the_old_version_would_find(box: Box) -> None:
     box.counted("t640_2026.11.2+0-3.efi")
     box.run("boot-health-reboot")

@@ -84,6 +84,8 @@ class Machinery:
 
     def refused(self) -> str:
         """One run of the updater that must end without a reboot; what it says of it."""
+        idle = "systemctl show -P ActiveState appliance-update.service | grep -qE 'inactive|failed'"
+        self.machine.wait_until_succeeds(idle, PATIENCE)  # a run that began before would tell of what was before
         self.machine.execute("systemctl start appliance-update.service", timeout=PATIENCE)
         status = self.status()
         return f"{status['detail']} {status['last_check_error']}"
