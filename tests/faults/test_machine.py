@@ -206,16 +206,20 @@ def test_the_root_hash_does_not_fit_the_slot(bench: Machinery) -> None:
     bench.holds("dm-verity refuses the slot, three tries, then the old version by itself")
 
 
-@pytest.mark.thorough  # `make test` has it in the image in a container (test_gate_in_container)
-@fault(53)
-def test_the_pilots_fault_as_an_update(bench: Machinery) -> None:
-    """Its agent lives and dies of every update order: the rehearsal shows it one, in each of its three tries."""
+def _gives_up_by_itself(bench: Machinery, variant: str) -> None:
     one, two, _ = bench.versions
-    bench.offer(two, "pilot-agent")
+    bench.offer(two, variant)
     bench.update()
     bench.boots(two, two, two, one)
     bench.proved(one)
     assert bench.status()["state"] == "rolled_back"
+
+
+@pytest.mark.thorough  # `make test` has it in the image in a container (test_gate_in_container)
+@fault(53)
+def test_the_pilots_fault_as_an_update(bench: Machinery) -> None:
+    """Its agent lives and dies of every update order: the rehearsal shows it one, in each of its three tries."""
+    _gives_up_by_itself(bench, "pilot-agent")
     history = bench.machine.succeed("cat /var/lib/appliance-update/history.jsonl")
     assert "mcp_api_key_file" in history
     bench.holds("refused by its rehearsal three times, with the reason in the history; then the old version by itself")
@@ -225,12 +229,7 @@ def test_the_pilots_fault_as_an_update(bench: Machinery) -> None:
 @fault(46)
 def test_a_system_that_cannot_mount_its_state(bench: Machinery) -> None:
     """Nothing that keeps its notes below /var comes up, the gate neither; the way back must not need it."""
-    one, two, _ = bench.versions
-    bench.offer(two, "no-state")
-    bench.update()
-    bench.boots(two, two, two, one)
-    bench.proved(one)
-    assert bench.status()["state"] == "rolled_back"
+    _gives_up_by_itself(bench, "no-state")
     bench.holds("without its state each of three boots ended by itself; then the old version")
 
 

@@ -59,11 +59,14 @@ class Host:
     def loader_variable(self, name: str) -> str | None:
         """An EFI variable of the boot loader interface as text; None when it is not set."""
         try:
-            # One read from the start: efivarfs cannot seek, and its first four bytes are attributes.
-            raw = self.path(f"/sys/firmware/efi/efivars/{name}-{LOADER_GUID}").read_bytes()
+            return self.efi_variable(name, LOADER_GUID).decode("utf-16-le", "replace").rstrip("\0")
         except OSError:
             return None
-        return raw[4:].decode("utf-16-le", "replace").rstrip("\0")
+
+    def efi_variable(self, name: str, vendor: str) -> bytes:
+        """The value of an EFI variable. Raises `OSError`."""
+        # One read from the start: efivarfs cannot seek, and its first four bytes are attributes.
+        return self.path(f"/sys/firmware/efi/efivars/{name}-{vendor}").read_bytes()[4:]
 
     @property
     def counting(self) -> bool:

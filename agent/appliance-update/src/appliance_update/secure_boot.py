@@ -46,15 +46,15 @@ def check(host: Host, path: Path) -> None:
 
     Raises `SignatureError`.
     """
-    if not enforced(host):
-        return
     try:
+        if not enforced(host):
+            return
         signed = _Signed.read(path)
         trusted, revoked = (set(_certificates(host, name)) for name in ("db", "dbx"))
         if not trusted:
             raise ValueError("the firmware's db holds no certificate")
     except (OSError, ValueError, struct.error) as error:
-        raise SignatureError(f"Secure Boot is on, and {path.name} cannot be judged: {error}") from error
+        raise SignatureError(f"Whether the firmware starts {path.name} cannot be judged: {error}") from error
     if not signed.signatures:
         raise SignatureError(f"Secure Boot is on, and {path.name} is not signed: {_REMEDY}")
     if not any(_vouched(signature, signed.digests, trusted - revoked) for signature in signed.signatures):
@@ -84,9 +84,9 @@ def _issued(certificate: x509.Certificate, by: x509.Certificate) -> bool:
 
 
 def _variable(host: Host, name: str, vendor: str) -> bytes:
-    """The value without its four bytes of attributes; empty when it is not set."""
+    """The value; empty when it is not set."""
     try:
-        return host.path(f"/sys/firmware/efi/efivars/{name}-{vendor}").read_bytes()[4:]
+        return host.efi_variable(name, vendor)
     except FileNotFoundError:
         return b""
 

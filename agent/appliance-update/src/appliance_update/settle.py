@@ -135,7 +135,7 @@ def _on_trial(store: Store, host: Host, own: tuple[Entry, ...]) -> None:
 
 def _given_up(store: Store, version: str) -> None:
     """Its tries are over and it was booted all the same: the loader had nothing better. An update is the way out."""
-    reason = "its tries are over, and no other slot boots better"
+    reason = "its tries are over, and it was booted all the same"
     store.put_away(version, reason)
     store.note(Event.QUARANTINED, version=version, reason=reason)
     store.save(state=State.QUARANTINED, candidate=None, detail=f"{version} runs, but {reason}", **NOTHING_WAITS)
