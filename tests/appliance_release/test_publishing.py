@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,8 +67,29 @@ def test_verify_misses_a_chunk_and_purging_keeps_those_that_are_shared(provider:
     provider.publish(V2, chunks=True)
     publishing.revoke(provider.site, V1, "t640", "", purge=True, unproven=False)
     assert problems(provider.site) == []
-    next(iter((provider.site.targets / "chunks").rglob("*.cacnk"))).unlink()
-    assert any("chunks are missing" in problem for problem in problems(provider.site))
+    chunk = next(iter((provider.site.targets / "chunks").rglob("*.cacnk")))
+    chunk.unlink()
+    (problem,) = problems(provider.site)
+    assert f"{chunk.stem}: No such file" in problem
+
+
+@needs_chunker
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda _own, other: other, "its content is another one"),
+        (lambda own, _other: own[:-1], "it cannot be unpacked"),
+        (lambda _own, _other: b"<html>", "it cannot be unpacked"),
+        (lambda own, _other: own[:-9] + bytes([own[-9] ^ 1]) + own[-8:], ""),
+    ],
+    ids=["another", "torn", "html", "flipped"],
+)
+def test_verify_reads_every_chunk(provider: Provider, damage: Callable[[bytes, bytes], bytes], why: str) -> None:
+    provider.publish(V1, chunks=True)
+    chunk, other, *_ = sorted((provider.site.targets / "chunks").rglob("*.cacnk"))
+    chunk.write_bytes(damage(chunk.read_bytes(), other.read_bytes()))
+    (problem,) = problems(provider.site)
+    assert f"1 of its chunks cannot be used, the first is {chunk.stem}: {why}" in problem
 
 
 def test_a_newer_reader_is_refused_until_a_stepping_stone_is_there(provider: Provider) -> None:

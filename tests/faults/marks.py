@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from tests.faults.catalogue import case
 
 
-def fault(*numbers: int) -> Callable[[Any], Any]:
+def fault(*numbers: int) -> pytest.MarkDecorator:
     """Mark a test as a scenario of these cases. Raises `IndexError` for a number that is none."""
     return pytest.mark.fault(*(case(number).number for number in numbers))

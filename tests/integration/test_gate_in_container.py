@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from t640 import releases
+from t640 import releases, variants
 from t640.container import Container
 from t640.errors import Missing
 from t640.image import build
 from tests.faults.marks import fault
+from tests.faults.outcome import Report, Stage
 from tests.integration.conftest import VERSION, versions
 
 pytestmark = pytest.mark.vm
@@ -67,18 +68,19 @@ def test_the_rehearsal_leaves_request_box_evidence_and_the_running_agent_alone(g
     good.succeed("test -e /var/lib/appliance-update/last-contact")
 
 
-@fault(53, 54, 56, 62)
 @pytest.mark.parametrize(
     ("variant", "said"),
     [
-        ("pilot-agent", "mcp_api_key_file"),
-        ("missing-key", "update_channel"),
-        ("blind-updater", "unknown fields"),
-        ("bad-health", "local-portal.service"),
-        ("no-python", "is not good; rebooting"),
+        pytest.param("pilot-agent", "mcp_api_key_file", marks=fault(53)),
+        pytest.param("missing-key", "update_channel", marks=fault(56)),
+        pytest.param("blind-updater", "unknown fields", marks=fault(54)),
+        pytest.param("bad-health", "local-portal.service", marks=fault(62)),
+        pytest.param("no-python", "is not good; rebooting", marks=fault(54)),
     ],
 )
-def test_a_bad_release_ends_its_boot_and_says_why_on_the_console(variant: str, said: str) -> None:
+def test_a_bad_release_ends_its_boot_and_says_why_on_the_console(variant: str, said: str, report: Report) -> None:
+    report.stage = Stage.CONTAINER
+    report.outcome = f"{variants.get(variant).title}: its boot ends by itself, with the reason on the console"
     with container(versions()[1], variant) as machine:
         machine.wait_until_succeeds("systemctl is-active multi-user.target", PATIENCE)
         machine.execute("systemctl start --no-block boot-health.service")

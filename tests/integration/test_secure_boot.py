@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 LONG = 1800.0
 FIRST, SECOND, THIRD = releases.versions()
-FOURTH = f"{THIRD.rpartition('.')[0]}.{int(THIRD.rpartition('.')[2]) + 1}"
+FOURTH = releases.version(3)
 
 
 @dataclass

@@ -29,11 +29,15 @@ _ROOT_FILE = "usr/share/appliance-update/root.json"
 _CONFIG_FILE = "etc/appliance-update/config.toml"
 
 
+def version(step: int) -> str:
+    """The repository's own version (0), or one of those after it."""
+    stem, _, number = (REPOSITORY / "VERSION").read_text().strip().rpartition(".")
+    return f"{stem}.{int(number) + step}"
+
+
 def versions() -> tuple[str, str, str]:
     """The repository's own version and the two after it."""
-    stem, _, number = (REPOSITORY / "VERSION").read_text().strip().rpartition(".")
-    one, two, three = (f"{stem}.{int(number) + step}" for step in range(3))
-    return one, two, three
+    return version(0), version(1), version(2)
 
 
 def anchor() -> Path:

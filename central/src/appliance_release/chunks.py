@@ -7,11 +7,14 @@ many requests, 16 KiB more again, and 128 KiB half as much again (measured with 
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import struct
 import subprocess
 import tempfile
 from pathlib import Path
+
+import zstandard
 
 from appliance_release.artifacts import ArtifactError
 
@@ -62,7 +65,7 @@ def _run(command: list[str]) -> None:
 def _readable_for_all(store: Path, index: Path) -> None:
     """A web server of another user serves the chunks; a chunk that is not there is found now, not on a device."""
     for chunk_id in chunk_ids(index):
-        path = store / chunk_id[:4] / f"{chunk_id}.cacnk"
+        path = chunk_path(store, chunk_id)
         try:
             path.parent.chmod(0o755)
             path.chmod(0o644)
@@ -79,3 +82,21 @@ def chunk_ids(index: Path) -> list[str]:
     if len(table) % _ITEM:
         raise ArtifactError(f"{index} is damaged: its table has {len(table)} bytes")
     return list(dict.fromkeys(table[at + 8 : at + _ITEM].hex() for at in range(0, len(table), _ITEM)))
+
+
+def chunk_path(store: Path, chunk_id: str) -> Path:
+    """Where a chunk lies in a store, by casync's and desync's layout."""
+    return store / chunk_id[:4] / f"{chunk_id}.cacnk"
+
+
+def chunk_problem(store: Path, chunk_id: str) -> str:
+    """Why a device could not use a chunk; empty when it is there and is what its name says (SHA-512/256)."""
+    try:
+        packed = chunk_path(store, chunk_id).read_bytes()
+        plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=LARGEST * 1024, allow_extra_data=False)
+    except OSError as error:
+        return error.strerror or str(error)
+    except zstandard.ZstdError as error:
+        return f"it cannot be unpacked ({error})"
+    same = hashlib.new("sha512_256", plain, usedforsecurity=False).hexdigest() == chunk_id
+    return "" if same else "its content is another one"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tuf.api.metadata import TargetFile, Targets  # type: ignore[attr-defined]
 
 from appliance_release.artifacts import Artifact, Measured, checked_version, measured, packed, root_hash, unpacked
-from appliance_release.chunks import chunk_ids, make_index
+from appliance_release.chunks import chunk_ids, chunk_path, make_index
 from appliance_release.releases import (
     CUSTOM_KEY,
     Description,
@@ -142,7 +142,7 @@ def _purge(repository: Repository, current: Targets) -> list[Path]:
     for release in releases(current):
         for index in release.indexes:
             place = _place(repository, index, current.targets[index].hashes["sha256"])
-            wanted |= {store / chunk[:4] / f"{chunk}.cacnk" for chunk in chunk_ids(place)}
+            wanted |= {chunk_path(store, chunk) for chunk in chunk_ids(place)}
     gone = [path for path in sorted(repository.targets.rglob("*")) if path.is_file() and path not in wanted]
     for path in gone:
         path.unlink()

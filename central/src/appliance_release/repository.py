@@ -49,7 +49,7 @@ class Repository:
     """The directory, its keys, and the time to sign with (seconds since the epoch).
 
     `offline` is where the root and targets keys are when not in `keys`/offline, `passphrase` what they are encrypted
-    with. `report` is told of progress: what, bytes done, bytes in all.
+    with. `report` is told of progress: what, how much is done, how much there is (bytes or chunks).
     """
 
     directory: Path

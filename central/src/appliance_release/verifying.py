@@ -11,7 +11,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, TargetFile  # type: ignore[attr-defined]
 
 from appliance_release.artifacts import ArtifactError, checked_version
-from appliance_release.chunks import chunk_ids
+from appliance_release.chunks import chunk_ids, chunk_problem
 from appliance_release.publishing import CHUNK_STORE
 from appliance_release.releases import former, releases
 from appliance_release.ways import stranded
@@ -93,19 +93,25 @@ def _file(repository: Repository, path: str, target: TargetFile) -> list[str]:
 
 
 def _chunks(repository: Repository) -> list[str]:
-    """Every chunk that an index names must be there; its content is checked by the devices, by its name."""
+    """Every chunk that an index names must be there and be what its name says; what releases share is read once.
+
+    A damaged one costs no device its update, but all of them the whole artifact's bytes.
+    """
     targets, found = repository.load("targets").signed, []
+    ids: dict[str, str] = {}
     for release in releases(targets):
         for path in release.indexes:
             directory, _, name = path.rpartition("/")
             index = repository.targets / directory / f"{targets.targets[path].hashes['sha256']}.{name}"
             try:
-                ids = chunk_ids(index)
+                ids = dict.fromkeys(chunk_ids(index), path) | ids
             except (ArtifactError, OSError) as error:
                 found.append(f"{index}: {error}")
-                continue
-            store = repository.targets / CHUNK_STORE
-            missing = [chunk for chunk in ids if not (store / chunk[:4] / f"{chunk}.cacnk").is_file()]
-            if missing:
-                found.append(f"{path}: {len(missing)} of {len(ids)} chunks are missing, the first is {missing[0]}")
+    wrong: dict[str, list[str]] = {}
+    for done, (chunk_id, path) in enumerate(ids.items()):
+        repository.report("verifying chunks", done, len(ids))
+        if why := chunk_problem(repository.targets / CHUNK_STORE, chunk_id):
+            wrong.setdefault(path, []).append(f"{chunk_id}: {why}")
+    for path, reasons in wrong.items():
+        found.append(f"{path}: {len(reasons)} of its chunks cannot be used, the first is {reasons[0]}")
     return found

@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from appliance_update.host import Host
+from appliance_update.pe import Headers, headers
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 DATABASE = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
@@ -113,36 +114,30 @@ class _Signed:
     @classmethod
     def read(cls, path: Path) -> _Signed:
         raw = memoryview(path.read_bytes())
-        if bytes(raw[:2]) != b"MZ" or len(raw) < 0x40:
-            raise ValueError("it does not begin like a PE file")
-        header = struct.unpack_from("<I", raw, 0x3C)[0]
-        optional = header + 24
-        if bytes(raw[header : header + 4]) != b"PE\0\0" or struct.unpack_from("<H", raw, optional)[0] != 0x20B:
+        found = headers(raw)
+        if struct.unpack_from("<H", raw, found.optional)[0] != 0x20B:
             raise ValueError("it is not a PE32+ file")
-        entry = optional + 112 + 4 * 8
+        entry = found.optional + 112 + 4 * 8
         at, size = struct.unpack_from("<II", raw, entry)
         if at + size > len(raw):
             raise ValueError("its certificate table goes beyond its end")
         hashes = [hashlib.new(name) for name in _DIGESTS]
-        for part in _hashed(raw, header, entry, size):
+        for part in _hashed(raw, found, entry, size):
             for one in hashes:
                 one.update(part)
         return cls(tuple(one.digest() for one in hashes), tuple(_table(raw[at : at + size])))
 
 
-def _hashed(raw: memoryview, header: int, entry: int, table: int) -> Iterator[memoryview]:
+def _hashed(raw: memoryview, found: Headers, entry: int, table: int) -> Iterator[memoryview]:
     """The parts that Authenticode hashes: all but the checksum, the table's entry and the table itself."""
-    optional = header + 24
-    count, optional_size = struct.unpack_from("<H", raw, header + 6)[0], struct.unpack_from("<H", raw, header + 20)[0]
-    headers = struct.unpack_from("<I", raw, optional + 60)[0]
+    optional = found.optional
+    end = struct.unpack_from("<I", raw, optional + 60)[0]
     yield raw[: optional + 64]
     yield raw[optional + 68 : entry]
-    yield raw[entry + 8 : headers]
-    places = [struct.unpack_from("<II", raw, optional + optional_size + index * 40 + 16) for index in range(count)]
-    end = headers
-    for size, start in sorted((place for place in places if place[0]), key=lambda place: place[1]):
-        yield raw[start : start + size]
-        end += size
+    yield raw[entry + 8 : end]
+    for section in sorted((one for one in found.sections if one.size), key=lambda one: one.offset):
+        yield raw[section.offset : section.offset + section.size]
+        end += section.size
     yield raw[end : len(raw) - table]
 
 
