@@ -77,6 +77,16 @@ class Machinery:
         status = self.status()
         assert (status["state"], status["candidate_version"]) == ("armed", version)
 
+    def try_out(self, version: str) -> None:
+        """Install a version and boot it; unless the `whole` bench runs, two of its three tries are spent already."""
+        if self.whole:
+            self.update()
+            return
+        self.arm(version)
+        entry = f"/boot/EFI/Linux/t640_{version}"
+        self.machine.succeed(f"ls /boot >/dev/null; mv {entry}+3*.efi {entry}+1-2.efi; sync")
+        self.machine.execute("systemctl --no-block reboot")
+
     def by_hand(self, command: str) -> None:
         """A technician's command, said again while the timer's own updater is at work (exit code 7)."""
         again = f"while :; do {command}; said=$?; [ $said = 7 ] || exit $said; sleep 2; done"

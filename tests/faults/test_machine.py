@@ -1,7 +1,7 @@
 """Faults on the virtual T640: the real loader, kernel, initrd, systemd, gate and disk.
 
-`make test` runs a part, and after each fault has the next version installed and armed; `make faults` runs all, and
-boots the next version too.
+`make test` runs a part: a version that does not come up has one try left, and the next version is installed and armed
+after each fault. `make faults` runs all, with all three tries, and boots the next version too.
 """
 
 from __future__ import annotations
@@ -133,9 +133,13 @@ def test_what_must_be_refused_is_refused_before_the_slot_is_touched(bench: Machi
     bench.holds("refused with a reason, the slot untouched; applied with the clock at 1970")
 
 
+def _times(bench: Machinery) -> str:
+    return "three times" if bench.whole else "once, its last try"
+
+
 def _tried_and_left(bench: Machinery) -> None:
     one, two, _ = bench.versions
-    bench.update()
+    bench.try_out(two)
     bench.boots(one)  # the tries of a system that never comes up say nothing to us
     bench.proved(one)
     status = bench.status()
@@ -149,7 +153,7 @@ def _tried_and_left(bench: Machinery) -> None:
 def test_kernel_panic(bench: Machinery) -> None:
     bench.offer(bench.versions[1], alteration=Alteration.PANIC)
     _tried_and_left(bench)
-    bench.holds("three tries, then the old version by itself")
+    bench.holds(f"tried {_times(bench)}; then the old version by itself")
 
 
 @pytest.mark.thorough
@@ -157,7 +161,7 @@ def test_kernel_panic(bench: Machinery) -> None:
 def test_empty_initrd(bench: Machinery) -> None:
     bench.offer(bench.versions[1], alteration=Alteration.EMPTY_INITRD)
     _tried_and_left(bench)
-    bench.holds("three tries, then the old version by itself")
+    bench.holds(f"tried {_times(bench)}; then the old version by itself")
 
 
 @pytest.mark.thorough
@@ -165,7 +169,7 @@ def test_empty_initrd(bench: Machinery) -> None:
 def test_no_init_in_the_system(bench: Machinery) -> None:
     bench.offer(bench.versions[1], alteration=Alteration.NO_INIT)
     _tried_and_left(bench)
-    bench.holds("three tries, then the old version by itself")
+    bench.holds(f"tried {_times(bench)}; then the old version by itself")
 
 
 @fault(44)
@@ -176,17 +180,17 @@ def test_a_hang_without_a_panic(bench: Machinery, hang: Alteration) -> None:
     """PID 1 stands still, and the hardware watchdog resets the machine; or PID 1 crashes, and reboots by itself."""
     one, two, _ = bench.versions
     bench.offer(two, alteration=hang)
-    bench.update()
+    bench.try_out(two)
     end = time.monotonic() + 2 * PATIENCE
     seen: list[str] = []
     while one not in seen:
         assert time.monotonic() < end, seen
         seen.append(bench.machine.wait_for_boot(PATIENCE).version)
     bench.report.boots += len(seen)
-    assert seen.count(two) <= 3, seen
+    assert seen.count(two) <= (3 if bench.whole else 1), seen
     bench.proved(one)
     assert f"t640_{two}+0-3.efi" in bench.machine.succeed("ls /boot/EFI/Linux")
-    bench.holds("reset three times; then the old version by itself")
+    bench.holds(f"reset {_times(bench)}; then the old version by itself")
 
 
 @pytest.mark.thorough

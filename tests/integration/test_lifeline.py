@@ -101,11 +101,12 @@ def test_without_python_the_status_page_answers_and_the_lifeline_replaces_the_sy
     history = machine.succeed("cat /var/lib/appliance-update/history.jsonl")
     assert "lifeline_installed" in history
     assert "Python does not start" in history
+    machine.succeed(f"rm -f {BROKEN}")
 
 
+@pytest.mark.thorough
 def test_a_blessed_slot_that_no_longer_opens_is_demoted_by_its_own_initrd(story: Story) -> None:
     machine = story.machine
-    machine.succeed(f"rm -f {BROKEN}")
     # The superblock of the running slot, through the disk: the partition itself is held by dm-verity.
     machine.succeed(
         "set -e; part=$(readlink -f /dev/disk/by-partlabel/t640_" + SECOND + "); name=${part##*/}; "

@@ -20,6 +20,7 @@ from t640.session import open_session
 from t640.world import World
 from tests.faults.machinery import PATIENCE, READY, Machinery, machinery
 from tests.faults.marks import fault
+from tests.faults.outcome import Report
 from tests.integration.conftest import VERSION, versions
 
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
@@ -42,7 +43,8 @@ def ready() -> Iterator[Machinery]:
 
 
 @pytest.fixture
-def bench(ready: Machinery) -> Machinery:
+def bench(ready: Machinery, report: Report) -> Machinery:
+    ready.report = report
     ready.rewind()
     return ready
 

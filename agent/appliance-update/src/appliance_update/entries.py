@@ -13,12 +13,10 @@ from appliance_update.files import flush_directory
 from appliance_update.layout import Layout, compiled
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One UKI. `left` is None when it is not counted (any more)."""
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """The loader's counter of a boot entry: tries left and done. `left` is None when it is not counted (any more)."""
 
-    path: Path
-    version: str
     left: int | None = None
     done: int | None = None
 
@@ -33,6 +31,14 @@ class Entry:
         return self.left == 0
 
 
+@dataclass(frozen=True)
+class Entry(Counted):
+    """One UKI."""
+
+    path: Path
+    version: str
+
+
 def entries(esp: Path, layout: Layout) -> tuple[Entry, ...]:
     """The UKIs of this image on the ESP, sorted by name. Raises `OSError` when the ESP cannot be read."""
     patterns = [compiled(pattern) for pattern in (*layout.esp.uki_counted, layout.esp.uki_name)]
@@ -44,10 +50,14 @@ def entries(esp: Path, layout: Layout) -> tuple[Entry, ...]:
             if match and path.is_file():
                 groups = match.groupdict()
                 left, done = groups.get("left"), groups.get("done")
-                counted = None if left is None else int(left)
-                found.append(Entry(path, groups["version"], counted, int(done) if done else None))
+                found.append(Entry(path, groups["version"], left=number(left), done=number(done)))
                 break
     return tuple(found)
+
+
+def number(digits: str | None) -> int | None:
+    """A part of a counter in a file name; None when it is not there."""
+    return int(digits) if digits else None
 
 
 def of_version(found: tuple[Entry, ...], version: str) -> tuple[Entry, ...]:

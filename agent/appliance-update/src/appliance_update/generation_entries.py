@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance_update.entries import Counted, number
 from appliance_update.files import Unreadable, read_limited
 
 NAME = re.compile(r"(nixos-[0-9a-f]{64})(?:\+(\d+)(?:-(\d+))?)?\.conf")
@@ -18,23 +19,11 @@ LIMIT = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One generation's entry. `left` is None when it is not counted (any more); `system` is a store path."""
+class Entry(Counted):
+    """One generation's entry. `system` is a store path."""
 
     path: Path
     system: str
-    left: int | None = None
-    done: int | None = None
-
-    @property
-    def blessed(self) -> bool:
-        """Proved good, or never on trial."""
-        return self.left is None
-
-    @property
-    def spent(self) -> bool:
-        """Out of tries: the loader takes it only when nothing else is there."""
-        return self.left == 0
 
     @property
     def identity(self) -> str:
@@ -50,8 +39,7 @@ def entries(directory: Path) -> tuple[Entry, ...]:
         match = NAME.fullmatch(path.name)
         system = _system(path) if match else ""
         if match and system:
-            left, done = match[2], match[3]
-            found.append(Entry(path, system, None if left is None else int(left), int(done) if done else None))
+            found.append(Entry(path, system, left=number(match[2]), done=number(match[3])))
     return tuple(found)
 
 
