@@ -238,6 +238,22 @@ def test_a_system_that_cannot_mount_its_state(bench: Machinery) -> None:
 
 
 @pytest.mark.thorough
+def test_a_proved_system_that_loses_its_state_stays_up_and_says_so(bench: Machinery) -> None:
+    """Nothing would come of rebooting it: no version has another state. Who looks at its page is told."""
+    machine = bench.machine
+    state = "$(findmnt --noheadings --output SOURCE /var)"
+    machine.succeed(f"dd if=/dev/zero of={state} bs=1M count=64 conv=notrunc,fsync status=none")
+    machine.reset()
+    bench.boots(bench.versions[0])
+    page = "curl --silent --show-error --max-time 60 http://127.0.0.1:8081/"
+    machine.wait_until_succeeds(f"{page} | grep 'NOT MOUNTED'", PATIENCE)
+    boot = machine.succeed("cat /proc/sys/kernel/random/boot_id")
+    time.sleep(300)  # longer than the gate's patience
+    assert machine.succeed("cat /proc/sys/kernel/random/boot_id") == boot
+    machine.succeed(f"{page} | grep 'NOT MOUNTED'")
+
+
+@pytest.mark.thorough
 @fault(47)
 def test_a_default_entry_pins_the_bad_version(bench: Machinery) -> None:
     """A pinned entry ignores boot assessment: the bad version is booted on, until its gate takes the pin away."""
