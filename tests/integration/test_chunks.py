@@ -1,4 +1,7 @@
-"""An update by chunks in the virtual T640: the real sandbox, loop devices of a real disk, casync, and a boot."""
+"""An update by chunks in the virtual T640: the real sandbox, loop devices of a real disk, and a boot.
+
+With casync and systemd 257 of Debian trixie, and with desync and the systemd of forky, which is nearer to NixOS's.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from t640.world import World
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def world() -> Iterator[World]:
     with open_session() as session:
         yield World(session, hosts=())
@@ -38,9 +41,10 @@ def fetched(world: World, ending: str) -> int:
     return sum(f"{ending} HTTP" in line for line in log.splitlines())
 
 
-def test_a_release_that_differs_in_one_package_comes_in_chunks_and_boots(world: World) -> None:
-    recipe = releases.recipe(NEW)
-    old = build(releases.recipe(OLD))
+@pytest.mark.parametrize("release", ["trixie", "forky"])
+def test_a_release_that_differs_in_one_package_comes_in_chunks_and_boots(world: World, release: str) -> None:
+    recipe = releases.recipe(NEW, release=release)
+    old = build(releases.recipe(OLD, release=release))
     new = build(dataclasses.replace(recipe, files={**recipe.files, **changed_package()}))
     machine = world.appliance(disk.assemble(old), enrol=False)
     try:
