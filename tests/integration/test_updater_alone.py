@@ -69,7 +69,7 @@ def test_the_power_fails_between_the_kernel_image_and_its_counter(bench: Machine
     bench.update()
     bench.boots(three)
     bench.proved(three)
-    machine.wait_until_fails("test -e /run/appliance-update/trial", PATIENCE)  # the commit is written after the blessing
+    machine.wait_until_fails("test -e /run/appliance-update/trial", PATIENCE)  # the commit follows the blessing
     events = [json.loads(line) for line in machine.succeed("cat /var/lib/appliance-update/history.jsonl").splitlines()]
     assert [event["event"] for event in events if event["version"] == three].count("committed") == 1
     machine.fail("ls /boot/EFI/Linux | grep -q landing")
