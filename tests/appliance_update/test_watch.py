@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import itertools
 import os
 import socket
 import threading
@@ -90,6 +91,21 @@ def test_a_unit_that_is_restarted_again_and_again_is_failing_though_it_looks_act
 
     looks(committed, 5, units=units)
     assert committed.rebooted == [True]
+
+
+def test_a_unit_is_failing_whether_it_waits_for_its_restart_or_starts_again(committed: World) -> None:
+    states = itertools.cycle([("activating", "auto-restart", "7"), ("activating", "start", "7")])
+
+    def units(_units: tuple[str, ...]) -> dict[str, dict[str, str]]:
+        return {"agent.service": dict(zip(("ActiveState", "SubState", "NRestarts"), next(states), strict=True))}
+
+    looks(committed, 4, units=units)
+    assert committed.rebooted == [True]
+
+
+def test_a_unit_that_starts_for_the_first_time_is_not_failing(committed: World) -> None:
+    starting = {"agent.service": {"ActiveState": "activating", "SubState": "start", "NRestarts": "0"}}
+    assert looks(committed, 10, units=lambda _units: starting) == f"{V2} is well"
 
 
 def touched(world: World, ago: float) -> Path:

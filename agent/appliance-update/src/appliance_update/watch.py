@@ -132,7 +132,10 @@ class Watch:
         return [self.store.state / "last-contact", *([self.host.path(checkin)] if checkin else [])]
 
     def _failing(self, before: dict[str, int]) -> tuple[list[str], dict[str, int]]:
-        """The units that fail now, or were restarted since the last look, and how often each was restarted so far."""
+        """The units that fail now, or were restarted since the last look, and how often each was restarted so far.
+
+        A unit that dies at every start is seen waiting for its restart or, just as often, starting again.
+        """
         if not self.config.watch.looks:
             return [], {}
         facts = self.units(self.config.watch.units or self.config.gate.units)
@@ -141,7 +144,8 @@ class Watch:
             count = properties.get("NRestarts", "0")
             restarts[unit] = int(count) if count.isdigit() else 0
             state, sub = properties.get("ActiveState", ""), properties.get("SubState", "")
-            if state == "failed" or sub == "auto-restart" or restarts[unit] > before.get(unit, restarts[unit]) + 1:
+            between = sub == "auto-restart" or (restarts[unit] > 0 and state != "active")
+            if state == "failed" or between or restarts[unit] > before.get(unit, restarts[unit]) + 1:
                 failing.append(unit)
         return failing, restarts
 
