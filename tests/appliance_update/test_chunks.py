@@ -303,6 +303,22 @@ def test_a_program_that_fails_or_lies_costs_only_bytes(
     assert "is fetched whole" in caplog.text
 
 
+def test_a_seed_whose_node_is_touched_meanwhile_is_read_once_more(
+    fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """casync takes it for changed; what it says was recorded on the virtual T640, where udev touched the node."""
+    real, touched = shutil.which(TOOLS[0]), tmp_path / "touched"
+    program = tmp_path / TOOLS[0]
+    program.write_text(
+        f'#!/bin/sh\n[ ! -e {touched} ] || exec {real} "$@"\n'
+        f"touch {touched}\necho 'Failed to run synchronizer: Stale file handle' >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    fleet.update(V2, str(program))
+    assert touched.exists()
+    assert "fetched whole" not in caplog.text
+
+
 def test_a_half_fetched_whole_is_finished_when_that_is_less(fleet: Fleet) -> None:
     server = fleet.world.server
     server.only, server.cut_after = ".zst", 600_000

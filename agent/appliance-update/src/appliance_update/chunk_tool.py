@@ -15,6 +15,8 @@ from pathlib import Path
 from appliance_update.seeds import NotExposed, Seed
 
 DEADLINE = 3600.0
+TOUCHED = "Stale file handle"
+"""What casync says when the time of a seed's node changed while it read: udev touches nodes at every event."""
 
 
 class ToolFailed(RuntimeError):
@@ -41,7 +43,14 @@ class ChunkTool:
             except NotExposed as error:
                 raise ToolFailed(str(error)) from error
             call = self._desync(scratch, exposed) if self.name == "desync" else self._casync(exposed)
-            self._run([*call, f"--store={store}", str(index), str(target)], scratch)
+            call += [f"--store={store}", str(index), str(target)]
+            try:
+                self._run(call, scratch)
+            except ToolFailed as error:
+                if TOUCHED not in str(error):
+                    raise
+                target.unlink(missing_ok=True)
+                self._run(call, scratch)  # the events are over; the whole artifact would cost far more
 
     def _desync(self, scratch: Path, exposed: Sequence[tuple[Seed, Path]]) -> list[str]:
         """A seed of desync's is an index beside its content of the same name."""

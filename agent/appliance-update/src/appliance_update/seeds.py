@@ -20,7 +20,7 @@ from appliance_update.layout import Layout, Role
 INDEX_LIMIT = 32 * 1024 * 1024
 """Bytes of an index; one of a full slot in the smallest chunks has 8 MiB."""
 LOOP_DEADLINE = 30.0
-
+SETTLE_DEADLINE = 10
 
 SECTOR = 512
 """Bytes; a loop device is made of whole ones, and so is every filesystem."""
@@ -85,6 +85,7 @@ class Seed:
             raise NotExposed(f"{loop} cannot be opened: {error.strerror}") from error
         try:
             _losetup("--detach", loop)  # while it is open: it goes when we close it, and also when we are killed
+            _settle()
             yield Path(loop)
         finally:
             os.close(handle)
@@ -100,6 +101,15 @@ def _losetup(*arguments: str) -> str:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise NotExposed(f"losetup {arguments[0]} failed: {said.strip()[:200]}") from error
     return done.stdout.strip()
+
+
+def _settle() -> None:
+    """Wait until udev is done with a new device: it touches the node, and casync takes that for a change of content."""
+    with contextlib.suppress(subprocess.SubprocessError, OSError):  # where there is no udev, nobody touches it
+        subprocess.run(
+            ["udevadm", "settle", f"--timeout={SETTLE_DEADLINE}"], stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=LOOP_DEADLINE, check=False,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
