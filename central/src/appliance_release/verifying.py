@@ -111,7 +111,10 @@ def _chunks(repository: Repository) -> list[str]:
     for done, (chunk_id, path) in enumerate(ids.items()):
         repository.report("verifying chunks", done, len(ids))
         if why := chunk_problem(repository.targets / CHUNK_STORE, chunk_id):
-            wrong.setdefault(path, []).append(f"{chunk_id}: {why}")
+            wrong.setdefault(path, []).append(f"{chunk_id} ({why})")
     for path, reasons in wrong.items():
-        found.append(f"{path}: {len(reasons)} of its chunks cannot be used, the first is {reasons[0]}")
+        found.append(
+            f"{path}: {len(reasons)} of its chunks cannot be used, the first is {reasons[0]}. Put them back from a copy of "
+            f"{CHUNK_STORE}/, or delete them: the next publish that needs them makes them anew"
+        )
     return found
