@@ -72,6 +72,7 @@ class Machinery:
 
     def arm(self, version: str) -> None:
         """`fetch` and `apply` by hand: they arm and leave the reboot to the technician."""
+        self.status()  # before this boot is settled the one before would have to prove itself first
         self.by_hand("appliance-update fetch")
         self.by_hand("appliance-update apply")
         status = self.status()
