@@ -104,7 +104,6 @@ def test_without_python_the_status_page_answers_and_the_lifeline_replaces_the_sy
     machine.succeed(f"rm -f {BROKEN}")
 
 
-@pytest.mark.thorough
 def test_a_blessed_slot_that_no_longer_opens_is_demoted_by_its_own_initrd(story: Story) -> None:
     machine = story.machine
     # The superblock of the running slot, through the disk: the partition itself is held by dm-verity.
