@@ -203,7 +203,7 @@ def test_the_root_hash_does_not_fit_the_slot(bench: Machinery) -> None:
     bench.machine.succeed(
         f"udevadm trigger --settle; dd if=/dev/zero of={slot} bs=1M count=8 conv=notrunc,fsync status=none"
     )
-    bench.machine.execute("systemctl --no-block reboot")
+    bench.machine.begin_reboot()
     bench.boots(bench.versions[0])
     bench.proved(bench.versions[0])
     assert bench.status()["state"] == "rolled_back"

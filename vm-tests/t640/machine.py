@@ -145,8 +145,12 @@ class Machine:
     def reboot(self, timeout: float = 2 * PATIENCE_S) -> Boot:
         """Restart the system inside in an orderly way and wait for it."""
         self.channel.latest_boot()
-        self._end_with("systemctl --no-block reboot")
+        self.begin_reboot()
         return self.wait_for_boot(timeout)
+
+    def begin_reboot(self) -> None:
+        """Ask the system inside to restart in an orderly way; the boots that follow are the caller's to wait for."""
+        self._end_with("systemctl --no-block reboot")
 
     def _end_with(self, command: str) -> None:
         # The system may be down before it has answered; whether it went down is for the caller to see.
