@@ -114,7 +114,7 @@ def _chunks(repository: Repository) -> list[str]:
             wrong.setdefault(path, []).append(f"{chunk_id} ({why})")
     for path, reasons in wrong.items():
         found.append(
-            f"{path}: {len(reasons)} of its chunks cannot be used, the first is {reasons[0]}. Put them back from a copy "
-            f"of {CHUNK_STORE}/, or delete them: the next publish that needs them makes them anew"
+            f"{path}: {len(reasons)} of its chunks cannot be used, the first is {reasons[0]}. Put them back from a "
+            f"copy of {CHUNK_STORE}/, or delete them: the next publish that needs them makes them anew"
         )
     return found
