@@ -26,9 +26,9 @@ class Section:
     virtual: int
 
     @property
-    def content(self) -> slice:
-        """Its content in the file, without the padding behind it."""
-        return slice(self.offset, self.offset + (min(self.virtual, self.size) if self.virtual else self.size))
+    def length(self) -> int:
+        """Bytes of its content in the file, without the padding behind it."""
+        return min(self.virtual, self.size) if self.virtual else self.size
 
 
 @dataclass(frozen=True)

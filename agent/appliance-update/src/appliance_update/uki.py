@@ -29,11 +29,10 @@ def section(path: Path, name: str) -> str:
             found = next((one for one in headers(file.read(START)).sections if one.name == name), None)
             if found is None:
                 raise UkiError(f"it has no {name} section")
-            size = found.content.stop - found.content.start
-            if size > MAX_TEXT:
-                raise UkiError(f"its {name} section has {size} bytes")
+            if found.length > MAX_TEXT:
+                raise UkiError(f"its {name} section has {found.length} bytes")
             file.seek(found.offset)
-            return file.read(size).rstrip(b"\0").decode("utf-8", "replace").strip()
+            return file.read(found.length).rstrip(b"\0").decode("utf-8", "replace").strip()
     except OSError as error:
         raise UkiError(f"{path}: {error.strerror}") from error
     except (PeError, UkiError) as error:
