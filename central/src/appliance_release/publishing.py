@@ -137,12 +137,12 @@ def revoke(
 
 def _purge(repository: Repository, current: Targets) -> list[Path]:
     """Delete the files and chunks that no present target names."""
-    wanted = {_place(repository, path, target.hashes["sha256"]) for path, target in current.targets.items()}
+    wanted = {place(repository, path, target.hashes["sha256"]) for path, target in current.targets.items()}
     store = repository.targets / CHUNK_STORE
     for release in releases(current):
         for index in release.indexes:
-            place = _place(repository, index, current.targets[index].hashes["sha256"])
-            wanted |= {chunk_path(store, chunk) for chunk in chunk_ids(place)}
+            index_file = place(repository, index, current.targets[index].hashes["sha256"])
+            wanted |= {chunk_path(store, chunk) for chunk in chunk_ids(index_file)}
     gone = [path for path in sorted(repository.targets.rglob("*")) if path.is_file() and path not in wanted]
     for path in gone:
         path.unlink()
@@ -224,7 +224,7 @@ def _index(repository: Repository, current: Targets, folder: str, artifact: Arti
 
 
 def _place_file(repository: Repository, current: Targets, path: str, file: Path, sizes: Measured) -> TargetFile:
-    final = _place(repository, path, sizes.sha256)
+    final = place(repository, path, sizes.sha256)
     final.parent.mkdir(parents=True, exist_ok=True)
     if not final.exists():
         temporary = final.with_name(f".{final.name}.new")
@@ -237,7 +237,8 @@ def _place_file(repository: Repository, current: Targets, path: str, file: Path,
     return current.targets[path]
 
 
-def _place(repository: Repository, path: str, sha256: str) -> Path:
+def place(repository: Repository, path: str, sha256: str) -> Path:
+    """Where a target of this content lies: its hash stands before its name (TUF's consistent snapshots)."""
     directory, _, name = path.rpartition("/")
     return repository.targets / directory / f"{sha256}.{name}"
 

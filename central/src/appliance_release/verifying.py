@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile  # type: ignore[attr-def
 
 from appliance_release.artifacts import ArtifactError, checked_version
 from appliance_release.chunks import chunk_ids, chunk_problem
-from appliance_release.publishing import CHUNK_STORE
+from appliance_release.publishing import CHUNK_STORE, place
 from appliance_release.releases import former, releases
 from appliance_release.ways import stranded
 
@@ -81,8 +81,7 @@ def _files(repository: Repository) -> list[str]:
 
 
 def _file(repository: Repository, path: str, target: TargetFile) -> list[str]:
-    directory, _, name = path.rpartition("/")
-    file = repository.targets / directory / f"{target.hashes['sha256']}.{name}"
+    file = place(repository, path, target.hashes["sha256"])
     try:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -101,8 +100,7 @@ def _chunks(repository: Repository) -> list[str]:
     ids: dict[str, str] = {}
     for release in releases(targets):
         for path in release.indexes:
-            directory, _, name = path.rpartition("/")
-            index = repository.targets / directory / f"{targets.targets[path].hashes['sha256']}.{name}"
+            index = place(repository, path, targets.targets[path].hashes["sha256"])
             try:
                 ids = dict.fromkeys(chunk_ids(index), path) | ids
             except (ArtifactError, OSError) as error:
