@@ -13,8 +13,6 @@ let
   cfg = config.appliance.healthGate;
   update = config.appliance.update;
   isGate = name: lib.hasPrefix "boot-health" name || lib.hasPrefix "boot-complete" name;
-  # After commit an image is left for its other slot; generations are gone back to by the boot menu.
-  isForSlots = lib.hasPrefix "appliance-update-watch";
   configuration = distribution.configFile "appliance-update" update.settings;
 in
 {
@@ -96,12 +94,9 @@ in
 
         (distribution.install {
           inherit (update) package;
-          # The package is the updater's, whose own units are for images alone.
+          # The package is the updater's; where there is none, the gate's units are all that is wanted of it.
           wanted =
-            name:
-            isGate name
-            || config.appliance.update.enable
-            || (config.appliance.generations.enable && !isForSlots name);
+            name: isGate name || config.appliance.update.enable || config.appliance.generations.enable;
           path = [
             pkgs.desync
             pkgs.util-linux

@@ -32,7 +32,6 @@ from appliance_update.snapshots import SnapshotError
 from appliance_update.store import Busy
 from appliance_update.transfer import Progress, Transfer, TransferError
 from appliance_update.updater import UpdateError, Updater
-from appliance_update.watch import Watch
 from tests.appliance_update.databases import Services
 from tests.appliance_update.simulator import (
     Build,
@@ -43,10 +42,10 @@ from tests.appliance_update.simulator import (
     make_device,
     small_layout,
 )
+from tests.appliance_update.watching import CRASHING, watch_of
 
 SIZE = 6000
 """Bytes of a build's data."""
-CRASHING = {"agent.service": {"ActiveState": "failed", "SubState": "failed", "NRestarts": "9"}}
 
 
 class PowerCut(BaseException):
@@ -248,12 +247,10 @@ class Appliance:
     def look(self, crashing: bool = True) -> str:
         """One look of the watch."""
         self.uptime += 900.0
-        updater = self.updater()
         facts = CRASHING if crashing else {}
-        watch = Watch(
-            updater.host, updater.layout, updater.config, updater.store, updater.snapshots, self.rebooted.append,
-            lambda _units: facts, lambda: "", lambda: self.uptime,
-        )  # fmt: skip
+        watch = watch_of(
+            self.updater(), self.rebooted.append, units=lambda _units: facts, uptime=lambda: self.uptime
+        )
         return watch.look()
 
     def order(self, order_id: str) -> None:

@@ -20,6 +20,7 @@ from appliance_update.restore import restore
 from appliance_update.updater import Updater
 from appliance_update.watch import Watch
 from tests.appliance_update.simulator import Build, Device, SimulatedSysupdate, make_build, make_device, small_layout
+from tests.appliance_update.watching import watch_of
 from tests.appliance_update.web_server import WebServer
 
 V1, V2, V3 = "2026.11.1", "2026.11.2", "2026.11.10"
@@ -96,12 +97,7 @@ class World:
 
     def watch(self, **parts: object) -> Watch:
         """The watch after commit; by default every unit is well, and so is the network."""
-        updater = self.updater()
-        usual: dict[str, object] = {"units": lambda _units: {}, "trouble": lambda: "", "uptime": lambda: 1000.0}
-        return Watch(
-            updater.host, updater.layout, updater.config, updater.store, updater.snapshots, self.rebooted.append,
-            **(usual | parts),  # type: ignore[arg-type]
-        )  # fmt: skip
+        return watch_of(self.updater(), self.rebooted.append, **parts)
 
     def events(self) -> list[tuple[str, str]]:
         from appliance_update import history

@@ -21,6 +21,8 @@ from appliance_update.install import InstallError
 from appliance_update.machine import assemble
 from appliance_update.nix_store import generations, present
 from appliance_update.transfer import TransferError
+from appliance_update.watch import Watch
+from tests.appliance_update.watching import watch_of
 
 LAYOUT = Path(__file__).parents[2] / "image/layout.toml"
 KEY = "fleet-1:" + "A" * 43 + "="
@@ -168,7 +170,7 @@ class NixosHost:
         return self.running
 
     def _chosen(self) -> boot_entries.Entry:
-        there = sorted(self.entries, key=lambda entry: entry.spent)
+        there = sorted(self.entries, key=lambda entry: (entry.spent, -entry.generation))
         wanted = boot_entries.preferred(self.root / "boot/loader/loader.conf")
         return next((entry for entry in there if entry.identity == wanted and not entry.spent), there[0])
 
@@ -218,6 +220,10 @@ class NixosHost:
         )
         assert isinstance(made, GenerationUpdater)
         return made
+
+    def watch(self, **parts: object) -> Watch:
+        """The watch after commit."""
+        return watch_of(self.updater(), self.rebooted.append, **parts)
 
     def ask(self, order_id: str, **target: str) -> None:
         """What the agent drops, or whoever has taken the agent over."""

@@ -23,9 +23,9 @@ from appliance_update.watch import Watch
 from tests.appliance_update.conftest import V1, V2, V3, World
 from tests.appliance_update.databases import Services
 from tests.appliance_update.simulator import boot
+from tests.appliance_update.watching import CRASHING
 
 HOUR = 3600.0
-CRASHING = {"agent.service": {"ActiveState": "failed", "SubState": "failed", "NRestarts": "9"}}
 
 
 class PowerCut(BaseException):

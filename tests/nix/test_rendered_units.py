@@ -53,8 +53,6 @@ def test_what_the_install_section_wants_is_what_nixos_enables(host: Host) -> Non
         for key, field in (("WantedBy", "wantedBy"), ("RequiredBy", "requiredBy"), ("Alias", "aliases")):
             wanted = {word for value in values(text, "Install", key) for word in value.split()}
             enabled = set(host["units"]["declared"].get(name, {}).get(field, []))
-            if host["boot"]["counting"]["enable"] and name.startswith("appliance-update-watch"):
-                wanted = set()  # it leaves a slot for the other one, and a host with generations has none
             assert enabled == wanted, f"{name}: {key}"
 
 

@@ -1,5 +1,6 @@
 # A host with generations and the updater's own way of changing them: a good system is kept, a bad one and one that
-# hangs are left by the boot loader's count, and meanwhile nobody collects garbage or rewrites boot entries.
+# hangs are left by the boot loader's count, one that turns bad later by the watch, and meanwhile nobody collects garbage
+# or rewrites boot entries.
 { lib, ... }:
 
 let
@@ -217,5 +218,19 @@ in
               assert "${system nodes.good}" in machine.succeed("readlink -f /nix/var/nix/profiles/system")
               ordered(f"{order}-again", name)
               answer(f"{order}-again", "quarantined")
+
+      with subtest("A kept generation whose agent dies later is left for the one before, for good"):
+          machine.succeed(
+              "mkdir -p /run/systemd/system/compliance-agent.service.d",
+              r"printf '[Service]\nExecStart=\nExecStart=/bin/sh -c \"exit 1\"\n'"
+              " > /run/systemd/system/compliance-agent.service.d/test.conf",
+              "systemctl daemon-reload",
+              "systemctl restart compliance-agent.service || true",
+          )
+          for _ in range(4):
+              machine.execute("systemctl start appliance-update-watch.service")
+          stays("first")
+          machine.wait_until_succeeds("appliance-update history --json | grep rolled_back | grep 'second thoughts'", timeout=900)
+          assert SYSTEMS["first"] in machine.succeed("readlink -f /nix/var/nix/profiles/system")
     '';
 }

@@ -55,7 +55,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Watch:
-    """When a version that was good is left again for the other slot. Empty values leave a sign out."""
+    """When a version that was good is left again for the one before. Empty values leave a sign out."""
 
     hours: float = 72.0
     """Hours without check-in, update check and rehearsal, while the network is fine."""

@@ -5,7 +5,7 @@ Source: https://systemd.io/AUTOMATIC_BOOT_ASSESSMENT/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance_update import faults
@@ -13,12 +13,13 @@ from appliance_update.files import flush_directory
 from appliance_update.layout import Layout, compiled
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Counted:
-    """The loader's counter of a boot entry: tries left and done. `left` is None when it is not counted (any more)."""
+    """A boot entry's file and the loader's counter: tries left and done. `left` is None when it is not counted."""
 
-    left: int | None = None
-    done: int | None = None
+    path: Path
+    left: int | None = field(default=None, kw_only=True)
+    done: int | None = field(default=None, kw_only=True)
 
     @property
     def blessed(self) -> bool:
@@ -35,7 +36,6 @@ class Counted:
 class Entry(Counted):
     """One UKI."""
 
-    path: Path
     version: str
 
 
@@ -82,7 +82,7 @@ def stale_twins(own: tuple[Entry, ...], booted: str) -> tuple[Entry, ...]:
     return others if all(entry.path.read_bytes() == content for entry in others) else ()
 
 
-def rename(entry: Entry, name: str) -> Path:
+def rename(entry: Counted, name: str) -> Path:
     """Give an entry another counter, durably. Raises `OSError`."""
     target = entry.path.with_name(name)
     faults.point(f"entry rename:{name}")

@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance_update.entries import Counted, number
-from appliance_update.files import Unreadable, read_limited
+from appliance_update.files import Unreadable, read_limited, write_whole
 
 NAME = re.compile(r"(nixos-[0-9a-f]{64})(?:\+(\d+)(?:-(\d+))?)?\.conf")
+GENERATION = re.compile(r"^version Generation (\d{1,9})\b", re.MULTILINE)
+PREFERRED = re.compile(r"^preferred\s+(\S+).*$", re.MULTILINE)
 INIT = re.compile(r"^options\b.*?\binit=(/nix/store/[^/\s]+)/init\b", re.MULTILINE)
 LIMIT = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Entry(Counted):
-    """One generation's entry. `system` is a store path."""
+    """One generation's entry. `system` is a store path, `generation` its number in the profile (0: it tells none)."""
 
-    path: Path
     system: str
+    generation: int = 0
 
     @property
     def identity(self) -> str:
@@ -31,24 +33,30 @@ class Entry(Counted):
         match = NAME.fullmatch(self.path.name)
         return f"{match[1]}.conf" if match else self.path.name
 
+    def counted(self, left: int, done: int) -> str:
+        """The file's name with a counter."""
+        return f"{self.identity.removesuffix('.conf')}+{left}-{done}.conf"
+
 
 def entries(directory: Path) -> tuple[Entry, ...]:
     """Every generation's entry, sorted by name. Raises `OSError` when the directory cannot be read."""
     found = []
     for path in sorted(directory.iterdir()):
         match = NAME.fullmatch(path.name)
-        system = _system(path) if match else ""
-        if match and system:
-            found.append(Entry(path, system, left=number(match[2]), done=number(match[3])))
+        text = _text(path) if match else ""
+        init = INIT.search(text)
+        if match and init:
+            told = GENERATION.search(text)
+            generation = int(told[1]) if told else 0
+            found.append(Entry(path, init[1], generation, left=number(match[2]), done=number(match[3])))
     return tuple(found)
 
 
-def _system(path: Path) -> str:
+def _text(path: Path) -> str:
     try:
-        match = INIT.search(read_limited(path, LIMIT).decode(errors="replace"))
+        return read_limited(path, LIMIT).decode(errors="replace")
     except (OSError, Unreadable):
         return ""
-    return match[1] if match else ""
 
 
 def of_system(found: tuple[Entry, ...], system: str) -> tuple[Entry, ...]:
@@ -58,9 +66,13 @@ def of_system(found: tuple[Entry, ...], system: str) -> tuple[Entry, ...]:
 
 def preferred(loader_conf: Path) -> str:
     """The entry that loader.conf has booted while it is not spent; empty when it names none."""
-    try:
-        text = read_limited(loader_conf, LIMIT).decode(errors="replace")
-    except (OSError, Unreadable):
-        return ""
-    match = re.search(r"^preferred\s+(\S+)", text, re.MULTILINE)
+    match = PREFERRED.search(_text(loader_conf))
     return match[1] if match else ""
+
+
+def prefer(loader_conf: Path, identity: str) -> None:
+    """Have another entry booted while it is not spent. Raises `OSError`; `ValueError` when loader.conf prefers none."""
+    text, count = PREFERRED.subn(f"preferred {identity}", _text(loader_conf), count=1)
+    if not count:
+        raise ValueError(f"{loader_conf} prefers no entry")
+    write_whole(loader_conf, text.encode(), 0o755)

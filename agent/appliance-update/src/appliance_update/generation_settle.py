@@ -7,19 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from appliance_update import generation_entries as boot_entries
+from appliance_update import thoughts
 from appliance_update.config import Generations
+from appliance_update.entries import rename
 from appliance_update.failed_boot import collect, last_gate_failure
 from appliance_update.generation_entries import Entry, of_system
-from appliance_update.generation_state import LOCK, System, load, save, system_of, unlock
+from appliance_update.generation_state import LOCK, System, Unfit, load, save, system_of, unlock
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.install import InstallError
 from appliance_update.nix_store import Nix, generations, present
 from appliance_update.record import State
-from appliance_update.settle import NOTHING_WAITS, TRIAL_MARKER
+from appliance_update.settle import NOTHING_WAITS, TRIAL_MARKER, came_back, other_on_trial
 from appliance_update.snapshots import Snapshots
 from appliance_update.store import Store
-from appliance_update.transfer import TransferError
+from appliance_update.thoughts import Stage, Thought, Verdict
 
 KEPT = 2
 """Generations beside the running one whose entries stay on the ESP when room is made for a new one."""
@@ -35,7 +37,11 @@ def settle(store: Store, host: Host, ours: Generations, nix: Nix, tries: int) ->
     except OSError as error:
         store.save(detail=f"What is booted cannot be told: {error}")
         return
-    if known.candidate and store.record.candidate and not store.record.state.settled:
+    thinking = thoughts.load(store.state)
+    pending = thinking.pending() if thinking else None
+    if pending and _settle_thought(store, host, ours, booted, entries, *pending):
+        pass
+    elif known.candidate and store.record.candidate and not store.record.state.settled:
         _settle_candidate(store, host, known.candidate, booted, entries, tries)
     else:
         _settle_running(store, host, booted, entries)
@@ -131,6 +137,57 @@ def _still_armed(store: Store, host: Host, system: System, own: tuple[Entry, ...
     store.save(state=State.IDLE, candidate=None, detail=f"{system.label} lost its boot entry")
 
 
+# -- second thoughts --------------------------------------------------------------------------------------------------
+
+
+def _settle_thought(
+    store: Store, host: Host, ours: Generations, booted: str, entries: tuple[Entry, ...], bad: str, thought: Thought
+) -> bool:
+    """A system that turned bad was left for another: has that one proved itself, or failed as well?
+
+    False when that is not the question any more, or not yet.
+    """
+    others = of_system(entries, thought.other)
+    other, label = _told(host, thought.other).label, _told(host, bad).label
+    match thought.verdict(bad, booted, others):
+        case Verdict.OTHER_PROVED:
+            _bless(others)  # all entries of one system are as good as the one that was booted
+            _left(store, host, booted, bad, f"second thoughts: {thought.reason}", final=True)
+            thoughts.save(store.state, bad, thoughts.ended(thought, Stage.OTHER_KEPT))
+        case Verdict.OTHER_ON_TRIAL:
+            other_on_trial(store, other, label)
+        case Verdict.OTHER_FAILED:
+            _preferred_again(host, ours, of_system(entries, bad))
+            came_back(store, bad, thought, other, label)
+        case Verdict.OVERTAKEN:
+            thoughts.save(store.state, bad, thoughts.ended(thought, Stage.CAME_BACK))
+            return False
+        case Verdict.NOT_TRIED:
+            return False
+    return True
+
+
+def _forgive(store: Store, booted: str, entries: tuple[Entry, ...]) -> None:
+    """The other one was good before, failed as a second thought, and is something to fall back to."""
+    known = thoughts.load(store.state)
+    thought = known.versions.get(booted) if known else None
+    if thought and thought.stage is Stage.CAME_BACK and thought.other not in store.put_away_versions():
+        _bless(of_system(entries, thought.other))
+
+
+def _bless(entries: tuple[Entry, ...]) -> None:
+    for entry in entries:
+        if not entry.blessed:
+            rename(entry, entry.identity)
+
+
+def _preferred_again(host: Host, ours: Generations, own: tuple[Entry, ...]) -> None:
+    newest = max(own, key=lambda entry: entry.generation, default=None)
+    with contextlib.suppress(ValueError):  # without a preferred entry the loader takes the newest good one by itself
+        if newest:
+            boot_entries.prefer(host.path(f"{ours.boot}/loader/loader.conf"), newest.identity)
+
+
 # -- no candidate -----------------------------------------------------------------------------------------------------
 
 
@@ -141,21 +198,33 @@ def _settle_running(store: Store, host: Host, booted: str, entries: tuple[Entry,
     known = load(store.state)
     left = of_system(entries, known.good)
     if known.good and known.good != booted and left and all(entry.spent for entry in left):
-        system = _told(host, known.good)
-        reason = "it stopped booting after it had been good"
-        store.put_away(system.path, reason)
-        store.note(Event.ROLLED_BACK, version=system.label, reason=reason)
-        save(store.state, replace(known, good=booted, bad=known.good))
-        store.save(state=State.ROLLED_BACK, detail=f"{system.label} was left: {reason}", **NOTHING_WAITS)
+        _left(store, host, booted, known.good, "it stopped booting after it had been good", final=False)
     elif known.good != booted and proved(of_system(entries, booted)):
         save(store.state, replace(known, good=booted))
         store.save(good_version=_told(host, booted).label)
 
 
+def _left(store: Store, host: Host, booted: str, bad: str, reason: str, *, final: bool) -> None:
+    """A system that was good is not any more, and what runs is."""
+    left, kept = _told(host, bad), _told(host, booted)
+    store.put_away(bad, reason, final=final)
+    store.note(Event.ROLLED_BACK, version=left.label, reason=reason)
+    store.note(Event.QUARANTINED, version=left.label, reason=reason)
+    save(store.state, replace(load(store.state), candidate=None, good=booted, bad=bad))
+    unlock(store.state)
+    store.save(
+        state=State.ROLLED_BACK,
+        candidate=None,
+        good_version=kept.label,
+        detail=f"{left.label} was left for {kept.label}: {reason}",
+        **NOTHING_WAITS,
+    )
+
+
 def _told(host: Host, path: str) -> System:
     try:
         return system_of(host, path)
-    except TransferError:
+    except Unfit:
         return System(path)
 
 
@@ -164,15 +233,17 @@ def _end_trial(store: Store, host: Host, ours: Generations, booted: str, entries
     if not proved(of_system(entries, booted)):
         return
     (store.runtime / TRIAL_MARKER).unlink(missing_ok=True)
-    if store.record.state.settled and (store.state / LOCK).exists():  # a cut between two steps
+    thinking = thoughts.load(store.state)
+    over = store.record.state.settled and not (thinking and thinking.pending())
+    if over and (store.state / LOCK).exists():  # a cut between two steps
         unlock(store.state)
+    _forgive(store, booted, entries)
     with contextlib.suppress(OSError):
         _pin(host.path(ours.roots) / "good", booted)
     others = {_told(host, entry.system).version for entry in entries if entry.system != booted}
     with contextlib.suppress(OSError):  # merely room
         snapshots = Snapshots(host, store.state / "snapshots", ())
-        running = {host.image_version} if not store.record.state.settled else set()
-        snapshots.keep((others - {host.image_version}) | running)
+        snapshots.keep((others - {host.image_version}) | (set() if over else {host.image_version}))
 
 
 def _pin(root: Path, system: str) -> None:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from appliance_update.files import Unreadable, decode, read_limited, write_json, write_whole
 from appliance_update.host import Host
-from appliance_update.transfer import TransferError
 
 FILE = "generation.json"
 LOCK = "generation-armed"
 LIMIT = 256 * 1024
 
 
-class Unfit(TransferError):
+class Unfit(Exception):
     """What is in the store is no system for this host; the message says why."""
 
 

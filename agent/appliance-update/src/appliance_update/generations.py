@@ -160,7 +160,7 @@ class GenerationUpdater(Updater):
         return self._chosen(system)
 
     def _brought(self, source: Source) -> str:
-        """Where it is in the store; signed, if it came by its path. Raises `TransferError`, `OSError`."""
+        """Where it is in the store; signed, if it came by its path. Raises `TransferError`, `Unfit`, `OSError`."""
         root = Path(self.ours.roots) / "candidate"
         self.host.path(str(root.parent)).mkdir(parents=True, exist_ok=True)
         if not source.store_path:
@@ -176,7 +176,7 @@ class GenerationUpdater(Updater):
         return source.store_path
 
     def _admitted(self, path: str, source: Source) -> System:
-        """The system at a path, shown to be one of ours that can prove itself. Raises `TransferError`."""
+        """The system at a path, shown to be one of ours that can prove itself. Raises `TransferError`, `Unfit`."""
         system = system_of(self.host, path, source)
         if system.image_id != self.host.os_release().get("IMAGE_ID", ""):
             raise Unfit(f"{path} is a system of {system.image_id or 'no image'!r}, not of this device's kind")

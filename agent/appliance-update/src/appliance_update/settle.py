@@ -14,7 +14,7 @@ from appliance_update.layout import Layout
 from appliance_update.record import State, save_epoch
 from appliance_update.snapshots import Snapshots
 from appliance_update.store import Store
-from appliance_update.thoughts import Stage, Thought
+from appliance_update.thoughts import Stage, Thought, Verdict
 
 TRIAL_MARKER = "trial"
 """File in /run that `appliance-update-trial.service` makes: while it is there nobody migrates a database."""
@@ -215,21 +215,34 @@ def _settle_thought(store: Store, host: Host, device: Device, version: str, thou
     False when that is not the question any more, or not yet.
     """
     others = of_version(device.entries, thought.other)
-    if device.version == thought.other:
-        if len(others) == 1 and others[0].blessed:
-            # For good: it would pass its gate again, and turn bad again.
+    verdict = thought.verdict(version, device.version, others)
+    if verdict is Verdict.OTHER_PROVED and len(others) > 1:  # a twin: the loader cannot bless the one that runs
+        verdict = Verdict.OTHER_ON_TRIAL
+    match verdict:
+        case Verdict.OTHER_PROVED:  # for good: it would pass its gate again, and turn bad again
             _left(store, host, version, f"second thoughts: {thought.reason}", final=True)
             thoughts.save(store.state, version, thoughts.ended(thought, Stage.OTHER_KEPT))
-        elif store.record.state is not State.TRIAL:
-            store.save(state=State.TRIAL, candidate=None, detail=f"{thought.other} is tried instead of {version}")
-        return True
-    if device.version != version or not others:  # an update came first
-        thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))
-        return False
-    if not any(entry.spent for entry in others):
-        return False  # not tried yet
-    reason = f"{thought.other} did not prove itself either; {version} stays"
-    store.note(Event.SECOND_THOUGHTS, version=version, reason=reason)
+        case Verdict.OTHER_ON_TRIAL:
+            other_on_trial(store, thought.other, version)
+        case Verdict.OTHER_FAILED:
+            came_back(store, version, thought, thought.other, version)
+        case Verdict.OVERTAKEN:
+            thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))
+            return False
+        case Verdict.NOT_TRIED:
+            return False
+    return True
+
+
+def other_on_trial(store: Store, other: str, label: str) -> None:
+    """Record that the standby runs and has not proved itself yet; both named for people."""
+    if store.record.state is not State.TRIAL:
+        store.save(state=State.TRIAL, candidate=None, detail=f"{other} is tried instead of {label}")
+
+
+def came_back(store: Store, version: str, thought: Thought, other: str, label: str) -> None:
+    """Record that the standby failed and what was left runs again; `other` and `label` are for people."""
+    reason = f"{other} did not prove itself either; {label} stays"
+    store.note(Event.SECOND_THOUGHTS, version=label, reason=reason)
     store.save(state=State.IDLE, candidate=None, detail=reason)
     thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))
-    return True

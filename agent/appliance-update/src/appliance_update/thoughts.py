@@ -1,4 +1,4 @@
-"""Second thoughts: a version that was good, turned bad, and is left once for the other slot.
+"""Second thoughts: a version that was good, turned bad, and is left once for the standby.
 
 Kept in a file of their own: whoever has them must not depend on an updater that may be what turned bad.
 """
@@ -6,9 +6,11 @@ Kept in a file of their own: whoever has them must not depend on an updater that
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from appliance_update.entries import Counted
 from appliance_update.files import Unreadable, decode, read_limited, write_json
 
 FILE = "second-thoughts.json"
@@ -16,7 +18,7 @@ LIMIT = 256 * 1024
 
 
 class Stage(enum.StrEnum):
-    """How far it has come: decided, other slot armed and booted next, and how the other slot did."""
+    """How far it has come: decided, the other one armed and booted next, and how that did."""
 
     BEGUN = "begun"
     ARMED = "armed"
@@ -29,6 +31,17 @@ class Stage(enum.StrEnum):
         return self in (Stage.BEGUN, Stage.ARMED)
 
 
+class Verdict(enum.StrEnum):
+    """What a boot says of a thought that is not over."""
+
+    OTHER_PROVED = "other_proved"
+    OTHER_ON_TRIAL = "other_on_trial"
+    OTHER_FAILED = "other_failed"
+    NOT_TRIED = "not_tried"
+    OVERTAKEN = "overtaken"
+    """Neither runs, or the other one is gone: an update came first."""
+
+
 @dataclass(frozen=True)
 class Thought:
     """Why (and when, seconds since the epoch) a version is left for `other`; `boot` is the boot that decided it."""
@@ -38,6 +51,14 @@ class Thought:
     at: float
     stage: Stage = Stage.BEGUN
     boot: str = ""
+
+    def verdict(self, version: str, running: str, others: Sequence[Counted]) -> Verdict:
+        """What follows from what runs, and from the boot entries of `other`."""
+        if running == self.other:
+            return Verdict.OTHER_PROVED if any(entry.blessed for entry in others) else Verdict.OTHER_ON_TRIAL
+        if running != version or not others:
+            return Verdict.OVERTAKEN
+        return Verdict.OTHER_FAILED if any(entry.spent for entry in others) else Verdict.NOT_TRIED
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
-"""After commit: a version that was good and turns bad is left once for the other slot.
+"""After commit: a version that was good and turns bad is left once, for the other slot or the generation before.
 
 The program `appliance-update-watch` looks every quarter of an hour. It shares as little as it can with the updater,
 which may be what turned bad: no metadata, no downloads, no record of its own making. Where Python itself does not
 start any more, the lifeline takes over (docs/lifeline.md).
 
 A sign is: a unit that fails at several looks in a row, or no check-in, no update check and no rehearsal for days while
-the network is fine. Then the other slot gets one try: its boot entry a counter, ours a spent one, so that the loader
-boots the other, and comes back by itself should it fail. Nothing of this depends on firmware variables.
+the network is fine. Then the standby (`appliance_update.standby`) gets one try.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance_update import layout as layouts
-from appliance_update import network, quarantine, thoughts
+from appliance_update import network, thoughts
 from appliance_update.clock import trusted_time
 from appliance_update.config import CONFIG_FILE, Config, ConfigError, load
-from appliance_update.device import Device, DeviceError, SlotState, inspect
-from appliance_update.entries import Entry, counted_name, of_version, rename
+from appliance_update.device import DeviceError
 from appliance_update.files import Unreadable, decode, read_limited, write_json
 from appliance_update.gate import systemd
+from appliance_update.generation_standby import GenerationStandby
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.layout import Layout
 from appliance_update.reboot import systemctl_reboot
-from appliance_update.snapshots import SnapshotError, Snapshots
+from appliance_update.snapshots import Snapshots
+from appliance_update.standby import NoStandby, SlotStandby, Standby
 from appliance_update.store import Busy, Store
 from appliance_update.thoughts import Stage, Thought
-from appliance_update.uki import UkiError, argument, command_line
 
 FILE = "watch.json"
 HOUR = 3600.0
@@ -47,7 +46,7 @@ UnitFacts = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the looks so far have seen of one version.
+    """What the looks so far have seen of one version (its standby's name for it).
 
     `silent` are seconds without a sign of life, by the boot clock; `failing` counts looks in a row with a failing unit,
     `busy` those at which another updater was at work; `restarts` are systemd's counts at the last look.
@@ -69,10 +68,9 @@ class Watch:
     """One look at the running version, and what follows from it."""
 
     host: Host
-    layout: Layout
     config: Config
     store: Store
-    snapshots: Snapshots
+    standby: Standby
     reboot: Callable[[bool], None]
     units: Callable[[tuple[str, ...]], UnitFacts]
     trouble: Callable[[], str]
@@ -81,20 +79,22 @@ class Watch:
 
     def look(self) -> str:
         """Look once; a sentence. Raises `OSError` when nothing can be written, `DeviceError` when slots are unknown."""
-        version = self.store.running_version = self.host.image_version
+        self.store.running_version = self.host.image_version
+        version = self.standby.running()
+        label = self.standby.label(version)
         known = thoughts.load(self.store.state)
         if known is None:
             return "the second thoughts so far cannot be read; no more are had"
         thought = known.versions.get(version)
         if thought and not thought.stage.pending:
-            return f"{version} was left once already ({thought.reason}); it stays"
+            return f"{label} was left once already ({thought.reason}); it stays"
         seen, failing = self._see(version)
         reason = thought.reason if thought else self._reason(seen, failing)
         if reason and not seen.bad_since:
             seen = replace(seen, bad_since=self.uptime())
         write_json(self.store.state / FILE, seen if reason else replace(seen, bad_since=0.0))
         if not reason:
-            return f"{version} is well"
+            return f"{label} is well"
         return self._leave(version, reason, thought, seen)
 
     # -- signs --------------------------------------------------------------------------------------------------------
@@ -168,18 +168,19 @@ class Watch:
 
     def _leave(self, version: str, reason: str, thought: Thought | None, seen: Seen) -> str:
         bad_for = max(self.uptime() - seen.bad_since, 0.0)
+        bad = f"{self.standby.label(version)} is bad ({reason})"
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self.store.locked())
             except Busy:
                 write_json(self.store.state / FILE, replace(seen, busy=seen.busy + 1))
                 if seen.busy < max(self.config.watch.looks, 1):  # an updater that hangs may be what turned bad
-                    return f"{version} is bad ({reason}); another updater is at work, it is left for now"
+                    return f"{bad}; another updater is at work, it is left for now"
                 self.store.load()
             if thought and thought.stage is Stage.ARMED:
                 return self._go(version, thought, bad_for)
             if not self._may_go() and bad_for < PATIENCE:
-                return f"{version} is bad ({reason}); the maintenance window is waited for"
+                return f"{bad}; the maintenance window is waited for"
             return self._turn(version, reason, bad_for)
 
     def _may_go(self) -> bool:
@@ -187,58 +188,34 @@ class Watch:
         return self.config.window.open_at(now)
 
     def _turn(self, version: str, reason: str, bad_for: float) -> str:
-        """Give the other slot its try. Each step may be the last one before a power cut, and is then taken again."""
-        device = inspect(self.host, self.layout)
-        why_not = self._no_way_back(device)
-        thought = Thought(device.standby.version, reason, self.store.now(), boot=self.host.boot_id())
-        if why_not:
-            said = f"{version} is bad ({reason}), but {why_not}"
-            self.store.note(Event.SECOND_THOUGHTS, version=version, reason=said)
+        """Give the standby its try. Each step may be the last one before a power cut, and is then taken again."""
+        label = self.standby.label(version)
+        try:
+            thought = Thought(self.standby.other(), reason, self.store.now(), boot=self.host.boot_id())
+        except NoStandby as error:
+            said = f"{label} is bad ({reason}), but {error}"
+            self.store.note(Event.SECOND_THOUGHTS, version=label, reason=said)
             return said  # looked at again: an update may put a good version there
         thoughts.save(self.store.state, version, thought)
-        said = f"{reason}; {thought.other} is tried once instead"
-        self.store.note(Event.SECOND_THOUGHTS, version=version, from_version=thought.other, reason=said)
-        with contextlib.suppress(SnapshotError):  # then what the other one leaves is read on
-            self.snapshots.take(version)
-        (other,), (own,) = (of_version(device.entries, each) for each in (thought.other, version))
-        if other.blessed:
-            rename(other, counted_name(self.layout, thought.other, 1, 0))
-        if not own.spent:  # one more than its tries: the gate knows then that there is nothing better
-            rename(own, counted_name(self.layout, version, 0, self.layout.boot.tries + 1))
+        other = self.standby.label(thought.other)
+        self.store.note(
+            Event.SECOND_THOUGHTS, version=label, from_version=other, reason=f"{reason}; {other} is tried once instead"
+        )
+        self.standby.arm(thought.other)
         thought = thoughts.ended(thought, Stage.ARMED)
         thoughts.save(self.store.state, version, thought)
         return self._go(version, thought, bad_for)
 
-    def _no_way_back(self, device: Device) -> str:
-        """Why the other slot cannot be tried; empty when it can."""
-        standby, own = device.standby, of_version(device.entries, device.version)
-        others = of_version(device.entries, standby.version)
-        if standby.state is not SlotState.STANDBY or len(others) != 1 or len(own) != 1:
-            return "there is no other version to boot"
-        if not (others[0].blessed or (others[0].left, others[0].done) == (1, 0)):
-            return f"{standby.version} has not proved itself"
-        held = quarantine.held(self.store.quarantine_path, self.store.now())
-        if standby.version in held:
-            return f"{standby.version} failed here too: {held[standby.version].reason}"
-        return "" if self._pairs(others[0], device) else f"the boot entry of {standby.version} does not fit its slot"
-
-    def _pairs(self, entry: Entry, device: Device) -> bool:
-        wanted = device.standby.data.uuid.hex + device.standby.verity.uuid.hex
-        try:
-            found = argument(command_line(entry.path), self.layout.flavour[device.flavour].root_hash_argument)
-        except UkiError:
-            return False
-        return found == wanted
-
     def _go(self, version: str, thought: Thought, bad_for: float) -> str:
-        """Reboot, in the boot in which the other slot was armed and never again."""
+        """Reboot, in the boot in which the standby was armed and never again."""
+        label = self.standby.label(version)
         if thought.boot != self.host.boot_id():
-            return f"{version} was booted all the same; it stays"
+            return f"{label} was booted all the same; it stays"
         try:
             self.reboot(bad_for < PATIENCE)
         except OSError as error:
-            return f"{version} is bad ({thought.reason}); the reboot did not happen yet: {error}"
-        return f"{version} is bad ({thought.reason}); {thought.other} is tried"
+            return f"{label} is bad ({thought.reason}); the reboot did not happen yet: {error}"
+        return f"{label} is bad ({thought.reason}); {self.standby.label(thought.other)} is tried"
 
 
 def _age(path: Path) -> float:
@@ -264,17 +241,25 @@ def unit_facts(units: tuple[str, ...]) -> UnitFacts:
 def assemble(config: Config, host: Host, layout: Layout) -> Watch:
     """The watch of this machine."""
     state = Path(config.paths.state)
+    store = Store(state, Path(config.paths.runtime))
     return Watch(
         host,
-        layout,
         config,
-        Store(state, Path(config.paths.runtime)),
-        Snapshots(host, state / "snapshots", config.snapshot.databases),
+        store,
+        standby_of(config, host, layout, store),
         systemctl_reboot,
         unit_facts,
         lambda: network.trouble(host, config.repository),
         boot_clock,
     )
+
+
+def standby_of(config: Config, host: Host, layout: Layout, store: Store) -> Standby:
+    """What this kind of host could boot instead."""
+    snapshots = Snapshots(host, store.state / "snapshots", config.snapshot.databases)
+    if config.generations.enable:
+        return GenerationStandby(host, config.generations, store, snapshots)
+    return SlotStandby(host, layout, store, snapshots)
 
 
 @contextlib.contextmanager
