@@ -88,6 +88,60 @@ class Machinery:
         self.machine.succeed(f"ls /boot >/dev/null; mv {entry}+3*.efi {entry}+1-2.efi; sync")
         self.machine.begin_reboot()
 
+    def cut_while_writing(self, mib: int) -> None:
+        """Pull the plug as soon as `apply` has given the disk so many MiB; then switch on again."""
+        self.by_hand("appliance-update fetch")
+        self.machine.succeed("sync")
+        enough = self.machine.written() + (mib << 20)
+        self.machine.succeed("systemd-run --no-block appliance-update apply")
+        wait_for(lambda: self.machine.written() >= enough, timeout=PATIENCE, what="The writing of the slot", every=0.01)
+        self.machine.crash()
+        self.machine.start()
+        self.boots(self.versions[0])
+        self.proved(self.versions[0])
+
+    def cut_before_the_entry(self, version: str) -> None:
+        """Let the power go when the slot is written and its boot entry is not."""
+        self.machine.succeed("echo 'uki:write:reboot' >/run/appliance-update/faults-allowed")
+        self.update()
+        self.boots(self.versions[0])
+        self.machine.succeed(f"sfdisk --dump /dev/sda | grep 'name=\"t640_{version}\"'")
+        self.machine.fail(f"ls /boot/EFI/Linux | grep {version}")
+        self.proved(self.versions[0])
+
+    def try_and_leave(self, version: str) -> None:
+        """Install a version that never comes up, and wait for the old one."""
+        self.try_out(version)
+        self.boots(self.versions[0])  # the tries of a system that never comes up say nothing to us
+        self.left(version)
+
+    def hang_and_leave(self, version: str) -> None:
+        """Install a version that comes up and hangs, and wait for the old one."""
+        old = self.versions[0]
+        self.try_out(version)
+        end = time.monotonic() + 2 * PATIENCE
+        seen: list[str] = []
+        while old not in seen:
+            assert time.monotonic() < end, seen
+            seen.append(self.machine.wait_for_boot(PATIENCE).version)
+        self.report.boots += len(seen)
+        assert seen.count(version) <= (3 if self.whole else 1), seen
+        self.left(version)
+
+    def left(self, version: str) -> None:
+        """A version's tries are spent, the updater knows it and says so."""
+        self.proved(self.versions[0])
+        status = self.status()
+        assert (status["running_version"], status["state"]) == (self.versions[0], "rolled_back")
+        names = self.machine.succeed("ls /boot/EFI/Linux")
+        assert f"t640_{version}+0-3.efi" in names, names
+        assert version in self.machine.succeed("appliance-update status")
+
+    @property
+    def times(self) -> str:
+        """How often a version that does not come up is tried here."""
+        return "three times" if self.whole else "once, its last try"
+
     def by_hand(self, command: str) -> None:
         """A technician's command, said again while the timer's own updater is at work (exit code 7)."""
         again = f"while :; do {command}; said=$?; [ $said = 7 ] || exit $said; sleep 2; done"
@@ -126,9 +180,9 @@ class Machinery:
 
     # -- the invariant ------------------------------------------------------------------------------------------------
 
-    def holds(self, outcome: str) -> None:
+    def holds(self, outcome: str, following: str = "") -> None:
         """What runs now can apply the next version, and the evidence from before the fault is there, once."""
-        following = self.versions[2]
+        following = following or self.versions[2]
         self.offer(following)
         if self.whole:
             self.update()
@@ -136,6 +190,10 @@ class Machinery:
             self.proved(following)
         else:
             self.arm(following)
+        self.kept(outcome)
+
+    def kept(self, outcome: str) -> None:
+        """The evidence from before the fault is there, once; that the next version can be applied comes next."""
         now = self.ledger()
         assert now[: len(self.evidence)] == self.evidence, "evidence from before the fault is missing or altered"
         assert len(set(now)) == len(now), "evidence is doubled"
