@@ -19,6 +19,12 @@ PARTITION = re.compile(
 )
 RECOVERY = re.compile(r"(?P<id>[a-z0-9]+)-recovery_(?P<version>[^_+/]+)\.efi")
 UKI = re.compile(r"(?P<id>[a-z0-9]+)_(?P<version>[^_+/]+)\.efi")
+NEEDED = {
+    "verity": "*_VERSION.verity.UUID.raw[.zst]",
+    "data": "*_VERSION.data.UUID.raw[.zst]",
+    "uki": "*_VERSION.efi",
+}
+"""What the files of every release are called."""
 CHUNK = 1024 * 1024
 
 
@@ -72,9 +78,9 @@ def collect(paths: tuple[Path, ...], version: str) -> list[Artifact]:
         if artifact.role in found:
             raise ArtifactError(f"{path} and {found[artifact.role].path} are both the {artifact.role} of {version}")
         found[artifact.role] = artifact
-    missing = [role for role in ("verity", "data", "uki") if role not in found]
+    missing = [name.replace("VERSION", version) for role, name in NEEDED.items() if role not in found]
     if missing:
-        raise ArtifactError(f"The {' and the '.join(missing)} of {version} is missing among {len(files)} files")
+        raise ArtifactError(f"No {' and no '.join(missing)} among {len(files)} files (UUID: 32 digits)")
     return [found[role] for role in ("recovery", "verity", "data", "uki") if role in found]
 
 
