@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from appliance_update import thoughts
+from appliance_update import thoughts, watch
+from appliance_update.host import Host
 from appliance_update.nix_store import present
 from appliance_update.record import State
 from appliance_update.thoughts import Stage
 from tests.appliance_update.appliance import Disturbance, disturbed
+from tests.appliance_update.conftest import World
 from tests.appliance_update.nixos_host import NixosHost
 from tests.appliance_update.watching import CRASHING
 
@@ -154,6 +156,14 @@ def test_a_loader_that_prefers_nothing_cannot_be_told(quick: Path) -> None:
     (host.root / "boot/loader/loader.conf").write_text("timeout 5\ndefault nixos-*\n")
     assert "prefers no entry" in crash(host)
     assert host.rebooted == []
+
+
+def test_where_no_configuration_can_be_read_the_boot_entries_tell_what_kind_of_host_it_is(
+    quick: Path, world: World
+) -> None:
+    host, _ = committed(quick / "root")
+    assert watch.defaults(Host(host.root)).generations.enable
+    assert not watch.defaults(world.device.host).generations.enable
 
 
 def test_two_generations_of_one_system_are_one(quick: Path) -> None:

@@ -20,10 +20,11 @@ from pathlib import Path
 from appliance_update import layout as layouts
 from appliance_update import network, thoughts
 from appliance_update.clock import trusted_time
-from appliance_update.config import CONFIG_FILE, Config, ConfigError, load
+from appliance_update.config import CONFIG_FILE, Config, ConfigError, Generations, load
 from appliance_update.device import DeviceError
 from appliance_update.files import Unreadable, decode, read_limited, write_json
 from appliance_update.gate import systemd
+from appliance_update.generation_entries import entries
 from appliance_update.generation_standby import GenerationStandby
 from appliance_update.history import Event
 from appliance_update.host import Host
@@ -254,6 +255,14 @@ def assemble(config: Config, host: Host, layout: Layout) -> Watch:
     )
 
 
+def defaults(host: Host) -> Config:
+    """What applies where no configuration can be read; the boot entries tell what kind of host this is."""
+    generations = Generations()
+    with contextlib.suppress(OSError):
+        generations = Generations(enable=bool(entries(host.path(f"{generations.boot}/loader/entries"))))
+    return Config(generations=generations)
+
+
 def standby_of(config: Config, host: Host, layout: Layout, store: Store) -> Standby:
     """What this kind of host could boot instead."""
     snapshots = Snapshots(host, store.state / "snapshots", config.snapshot.databases)
@@ -278,6 +287,6 @@ def main() -> None:
         config, _ = load(Path(sys.argv[1]) if len(sys.argv) > 1 else CONFIG_FILE)
     except ConfigError as error:  # a configuration that the new version cannot read may be what is bad
         print(f"{error}; the defaults apply", file=sys.stderr)
-        config = Config()
+        config = defaults(host)
     with _spoken():
         print(assemble(config, host, layouts.load(Path(config.paths.layout))).look())
