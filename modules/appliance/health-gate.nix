@@ -94,7 +94,7 @@ in
 
         (distribution.install {
           inherit (update) package;
-          # The package is the updater's; where there is none, the gate's units are all that is wanted of it.
+          # The package is the updater's; a host that has the gate alone wants none of its other units.
           wanted =
             name: isGate name || config.appliance.update.enable || config.appliance.generations.enable;
           path = [

@@ -248,10 +248,8 @@ class Appliance:
         """One look of the watch."""
         self.uptime += 900.0
         facts = CRASHING if crashing else {}
-        watch = watch_of(
-            self.updater(), self.rebooted.append, units=lambda _units: facts, uptime=lambda: self.uptime
-        )
-        return watch.look()
+        parts = {"units": lambda _units: facts, "uptime": lambda: self.uptime}
+        return watch_of(self.updater(), self.rebooted.append, **parts).look()
 
     def order(self, order_id: str) -> None:
         requests = self.device.runtime / "requests"

@@ -1,7 +1,7 @@
 """Faults on the virtual T640, each alone: the real loader, kernel, initrd, systemd, gate and disk.
 
 For `make faults`, which gives each version its three tries and boots the one after the fault too. `make test` has the
-most of them on one device, one after the other (test_bad_day).
+cuts, the panic and the hang on one device, one after the other (test_bad_day).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What `make test` has of the faults on the machine. Each step goes on where the one before ended, and what it installs
 shows that the fault before has not kept the device from its next version. A version that does not come up has one try
-left. `make faults` has each fault alone as well (test_machine).
+left. `make faults` has cuts, panic and hang each alone as well (test_machine).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def collect(paths: tuple[Path, ...], version: str) -> list[Artifact]:
     missing = [name.replace("VERSION", version) for role, name in NEEDED.items() if role not in found]
     if missing:
         raise ArtifactError(f"No {' and no '.join(missing)} among {len(files)} files (UUID: 32 digits)")
-    return [found[role] for role in ("recovery", "verity", "data", "uki") if role in found]
+    return [found[role] for role in ("recovery", *NEEDED) if role in found]
 
 
 def _recognised(path: Path, version: str) -> Artifact | None:

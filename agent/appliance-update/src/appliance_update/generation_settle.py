@@ -18,7 +18,7 @@ from appliance_update.host import Host
 from appliance_update.install import InstallError
 from appliance_update.nix_store import Nix, generations, present
 from appliance_update.record import State
-from appliance_update.settle import NOTHING_WAITS, TRIAL_MARKER, came_back, other_on_trial
+from appliance_update.settle import NOTHING_WAITS, TRIAL_MARKER, came_back, not_the_question, other_on_trial
 from appliance_update.snapshots import Snapshots
 from appliance_update.store import Store
 from appliance_update.thoughts import Stage, Thought, Verdict
@@ -149,7 +149,8 @@ def _settle_thought(
     """
     others = of_system(entries, thought.other)
     other, label = _told(host, thought.other).label, _told(host, bad).label
-    match thought.verdict(bad, booted, others):
+    verdict = thought.verdict(bad, booted, others)
+    match verdict:
         case Verdict.OTHER_PROVED:
             _bless(others)  # all entries of one system are as good as the one that was booted
             _left(store, host, booted, bad, f"second thoughts: {thought.reason}", final=True)
@@ -159,11 +160,8 @@ def _settle_thought(
         case Verdict.OTHER_FAILED:
             _preferred_again(host, ours, of_system(entries, bad))
             came_back(store, bad, thought, other, label)
-        case Verdict.OVERTAKEN:
-            thoughts.save(store.state, bad, thoughts.ended(thought, Stage.CAME_BACK))
-            return False
-        case Verdict.NOT_TRIED:
-            return False
+        case _:
+            return not_the_question(store, bad, thought, verdict)
     return True
 
 

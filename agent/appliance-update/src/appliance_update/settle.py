@@ -226,12 +226,16 @@ def _settle_thought(store: Store, host: Host, device: Device, version: str, thou
             other_on_trial(store, thought.other, version)
         case Verdict.OTHER_FAILED:
             came_back(store, version, thought, thought.other, version)
-        case Verdict.OVERTAKEN:
-            thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))
-            return False
-        case Verdict.NOT_TRIED:
-            return False
+        case _:
+            return not_the_question(store, version, thought, verdict)
     return True
+
+
+def not_the_question(store: Store, version: str, thought: Thought, verdict: Verdict) -> bool:
+    """False; what was overtaken by an update is over, what was not tried is still to come."""
+    if verdict is Verdict.OVERTAKEN:
+        thoughts.save(store.state, version, thoughts.ended(thought, Stage.CAME_BACK))
+    return False
 
 
 def other_on_trial(store: Store, other: str, label: str) -> None:
