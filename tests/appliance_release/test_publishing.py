@@ -17,6 +17,7 @@ from appliance_release.cli import main
 from appliance_release.options import moment
 from appliance_release.releases import Downgrade, PublishError
 from appliance_release.repository import SIGNED_AT, Repository
+from appliance_release.rotation import renew_root
 from appliance_release.verifying import problems
 from appliance_update.choice import Situation, choose
 from appliance_update.release import Cohort
@@ -146,6 +147,31 @@ def test_versions_are_added_to_the_proven_ones(provider: Provider) -> None:
     assert provider.site.published()[0].from_versions == ("2026.9.9", "2026.10.1")
 
 
+def test_a_release_for_all_is_not_narrowed_by_adding_a_proven_version(provider: Provider) -> None:
+    provider.publish(V1)
+    provider.publish(V2)
+    with pytest.raises(PublishError, match="from every version already"):
+        publishing.amend(provider.site, V2, "t640", from_versions=(V1,))
+    assert provider.site.published()[1].from_versions == ()
+
+
+def test_a_change_that_leaves_devices_behind_is_refused_unless_asked_for(provider: Provider) -> None:
+    """Its epoch is lower: no device on the newer version could go back, and none would take that one any more."""
+    provider.publish(V1)
+    provider.publish(V2, security_epoch=1)
+    back = Downgrade((V2,), time.time() + DAY)
+    with pytest.raises(PublishError, match="no way to"):
+        publishing.amend(provider.site, V1, "t640", downgrade=back)
+    assert provider.site.published()[0].downgrade is None
+    assert publishing.amend(provider.site, V1, "t640", downgrade=back, unproven=True).downgrade is not None
+
+
+def test_a_version_that_differs_by_a_leading_zero_was_published_already(provider: Provider) -> None:
+    provider.publish("2026.11.3")
+    with pytest.raises(PublishError, match="published already"):
+        provider.publish("2026.11.03")
+
+
 def test_a_downgrade_leads_back_and_the_bad_version_is_not_taken_again(provider: Provider) -> None:
     provider.publish(V1)
     provider.publish(V2)
@@ -216,13 +242,46 @@ def test_purging_deletes_the_files_of_what_was_revoked_only(provider: Provider) 
 
 def test_a_publisher_whose_clock_went_back_signs_no_earlier_than_before(provider: Provider) -> None:
     """Devices have learnt the later time; metadata signed and expiring before it would look expired to them."""
-    ahead = replace(provider.site, now=provider.site.now + 1000 * DAY)
+    ahead = replace(provider.site, now=provider.site.now + 300 * DAY)
     ahead.renew(targets=True)
     publishing_now = replace(provider.site, now=time.time())
     publishing_now.renew()
     stamp = publishing_now.load("timestamp").signed
     assert stamp.unrecognized_fields[SIGNED_AT] == ahead.load("snapshot").signed.unrecognized_fields[SIGNED_AT]
     assert stamp.expires.timestamp() > ahead.now
+
+
+@pytest.mark.parametrize("targets", [False, True])
+def test_a_publisher_whose_clock_is_years_ahead_signs_nothing(provider: Provider, targets: bool) -> None:
+    """Devices would learn that time, and find root and targets expired until all is signed in that year."""
+    provider.publish(V1)
+    device = provider.device()
+    with pytest.raises(PublishError, match="See whether this machine's clock is right"):
+        replace(provider.site, now=provider.site.now + 2000 * DAY).renew(targets=targets)
+    device.refresh(time.time())
+    provider.site.renew()
+    device.refresh(time.time())
+
+
+def test_years_later_for_real_all_is_signed_anew_with_the_offline_keys(provider: Provider) -> None:
+    provider.publish(V1)
+    late = replace(provider.site, now=provider.site.now + 2000 * DAY)
+    renew_root(late)
+    late.renew(targets=True)
+    assert problems(late) == []
+    provider.device().refresh(late.now)
+
+
+@pytest.mark.parametrize(
+    ("days", "role"), [(24, "timestamp"), (50, "snapshot"), (310, "targets"), (675, "root"), (31, "timestamp")]
+)
+def test_verify_names_what_expires_soon_and_what_renews_it(provider: Provider, days: int, role: str) -> None:
+    provider.publish(V1)
+    then = replace(provider.site, now=provider.site.now + days * DAY)
+    found = {line.partition(":")[0]: line for line in problems(then)}
+    assert role in found
+    assert "`renew --root --targets`" in found[role] if role in ("root", "targets") else "`renew`" in found[role]
+    assert ("expired on" in found[role]) == (days == 31)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,25 @@ def test_a_new_root_is_signed_by_the_old_threshold_and_by_the_new_one(shared: Pr
     shared.device().refresh(time.time())
 
 
+def test_a_rotation_keeps_number_and_threshold_unless_told_otherwise(shared: Provider) -> None:
+    rotate(shared.site, "root")
+    rotate(shared.site, "targets")
+    after = shared.site.root()
+    assert [(after.roles[role].threshold, len(ids(after, role))) for role in ("root", "targets")] == [(2, 3), (1, 2)]
+
+
+def test_with_all_online_keys_lost_a_wrong_order_is_refused_before_anything_changes(provider: Provider) -> None:
+    provider.publish(V1)
+    shutil.rmtree(provider.site.keys / "online")
+    with pytest.raises(KeyFileError, match="`appliance-release rotate timestamp`, then `rotate snapshot`"):
+        rotate(provider.site, "snapshot")
+    assert provider.site.root().version == 1
+    rotate(provider.site, "timestamp")
+    rotate(provider.site, "snapshot")
+    assert problems(provider.site) == []
+    assert provider.offered() == [V1]
+
+
 def test_too_few_root_keys_at_hand_change_nothing(shared: Provider) -> None:
     folder = shared.site.ring.folder("root")
     (folder / "root-2.pem").unlink()

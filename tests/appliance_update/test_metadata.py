@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuf.api.metadata import Targets
+from tuf.api.metadata import MetaFile, Snapshot, Targets, Timestamp
 
 from appliance_release import keys
 from appliance_release.publishing import amend
@@ -105,6 +105,42 @@ def test_the_time_of_signing_is_remembered_as_the_least_time_it_can_be(world: Wo
     world.now = lambda: 40.0
     updater = world.settle()
     assert updater.store.record.time_floor == floor
+
+
+def signed_by_a_thief(world: World, role: str, ahead: float) -> None:
+    """Metadata of an online role, signed with its key at a time `ahead` seconds from now."""
+    thief = replace(world.publisher, now=time.time() + ahead)
+    present = thief.load("timestamp").signed
+    number, targets = present.snapshot_meta.version, thief.load("targets").signed.version
+    if role == "snapshot":
+        number += 1
+        snapshot = Snapshot(version=number, expires=thief.expiry("snapshot"))
+        snapshot.meta["targets.json"] = MetaFile(targets)
+        thief.write(snapshot, "snapshot", f"{number}.snapshot.json", thief.signers("snapshot"))
+    timestamp = Timestamp(version=present.version + 1, expires=thief.expiry("timestamp"))
+    timestamp.snapshot_meta = MetaFile(number)
+    thief.write(timestamp, "timestamp", "timestamp.json", thief.signers("timestamp"))
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_a_time_signed_far_ahead_by_a_stolen_online_key_is_forgotten_with_that_key(world: World, role: str) -> None:
+    """Else one forged timestamp would end the updates of a whole fleet until everything is signed in that year."""
+    world.publish(V2)
+    world.settle().check()
+    good = world.directory / "good"
+    shutil.copytree(world.publisher.directory, good)
+    signed_by_a_thief(world, role, 20 * YEAR)
+    world.updater().check()  # what a refresh brings counts from the next one on
+    with pytest.raises(UpdateError, match="expired"):
+        world.updater().check()
+    shutil.rmtree(world.publisher.directory)
+    shutil.copytree(good, world.publisher.directory)
+    rotate_keys(world, "timestamp", "snapshot")
+    world.publish(V3)
+    candidate = world.settle().check()
+    assert candidate is not None
+    assert candidate.version == V3
+    assert world.updater().store.record.time_floor < time.time() + YEAR
 
 
 def test_a_replayed_older_repository_is_refused(world: World) -> None:
@@ -239,6 +275,24 @@ def test_a_senseless_description_is_refused_and_another_release_of_the_catalogue
     catalogue = updater.repository.refresh(updater.layout, "t640", "standin", time.time())
     assert len(catalogue.unsuitable) == 1
     assert all(len(reason) < 400 for reason in catalogue.unsuitable.values())
+
+
+FORMS_OF_ANOTHER_YEAR: dict[str, Callable[[dict[str, Any]], object]] = {
+    "an artifact of an unknown role": lambda custom: custom["artifacts"].append({"role": "firmware", "where": 7}),
+    "a recovery without a target": lambda custom: custom["artifacts"].append({"role": "recovery", "layers": []}),
+    "chunks of another format": lambda custom: custom["artifacts"][0].update(chunks={"format": "next", "tree": "a"}),
+    "chunks that are a list": lambda custom: custom["artifacts"][0].update(chunks=["a", "b"]),
+    "a recovery with a number": lambda custom: custom["artifacts"].append({"role": "recovery", "chunks": 1}),
+}
+
+
+@pytest.mark.parametrize("change", FORMS_OF_ANOTHER_YEAR.values(), ids=FORMS_OF_ANOTHER_YEAR)
+def test_what_an_update_can_do_without_is_left_alone_in_any_form(
+    world: World, change: Callable[[dict[str, Any]], object]
+) -> None:
+    world.publish(V2)
+    signed_anew(world, lambda current: change(described(current, V2)) and None)
+    assert world.updater().run()[0] is Outcome.REBOOTING
 
 
 def test_targets_metadata_without_end_is_refused_and_the_device_lives_on(world: World) -> None:

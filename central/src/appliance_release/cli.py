@@ -92,19 +92,19 @@ def keys_command(
 @main.command()
 @repository_options
 @click.argument("role", type=click.Choice(keys.ROLES))
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many new keys.")
+@click.option("--count", type=click.IntRange(1), help="How many new keys. Default: as many as before.")
 @click.option("--threshold", type=click.IntRange(0), default=0, help="How many must sign. Default: as many as before.")
 @json_option
 def rotate(
-    repository: Path, keys_: Path, offline: Path | None, passphrase_file: Path | None, role: str, count: int,
+    repository: Path, keys_: Path, offline: Path | None, passphrase_file: Path | None, role: str, count: int | None,
     threshold: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace the keys of ROLE by new ones, in a new root that enough old (and new) root keys sign."""
     with spoken_errors():
-        done = rotation.rotate(opened(repository, keys_, offline, passphrase_file), role, count, threshold)
+        done = rotation.rotate(opened(repository, keys_, offline, passphrase_file), role, count or 0, threshold)
         say(
             done.document(),
-            f"{done.root.name} names {count} new {role} key(s): {', '.join(map(str, done.made))}",
+            f"{done.root.name} names {len(done.made)} new {role} key(s): {', '.join(map(str, done.made))}",
             as_json,
         )
         for path in done.retired:
@@ -177,18 +177,20 @@ def publish(
 @class_option
 @description_options
 @click.option("--notes", help="A sentence for people.")
+@click.option("--unproven", is_flag=True, help="Even when devices would find no way on.")
 @json_option
 @click.argument("version")
 def amend(
     repository: Path, keys_: Path, offline: Path | None, passphrase_file: Path | None, device_class: str,
     from_versions: tuple[str, ...], cohort: int | None, downgrade_from: tuple[str, ...], downgrade_until: str | None,
-    notes: str | None, as_json: bool, version: str,
+    notes: str | None, unproven: bool, as_json: bool, version: str,
 ) -> None:  # fmt: skip
     """Change what is said of VERSION: widen or halt its rollout, add proven versions, allow a downgrade to it."""
     with spoken_errors():
         done = publishing.amend(
             opened(repository, keys_, offline, passphrase_file), version, device_class, cohort=cohort,
             from_versions=from_versions, downgrade=downgrade_of(downgrade_from, downgrade_until), notes=notes,
+            unproven=unproven,
         )  # fmt: skip
         say(done.document(), f"{done.version} is offered to {done.cohort} % of the devices", as_json)
 

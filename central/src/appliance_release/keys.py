@@ -30,6 +30,12 @@ RETIRED = "retired"
 """The folder beside a role's keys where those go that the root no longer names."""
 
 
+_BRING = "Bring the offline keys for this step (a new repository: `appliance-release keygen` first)"
+_REPLACE = "Bring it back; if it is lost: `appliance-release rotate timestamp`, then `rotate snapshot`, in this order"
+MISSING = dict.fromkeys(OFFLINE, _BRING) | dict.fromkeys(ONLINE, f"{_REPLACE} (a new repository: `keygen` first)")
+"""What to do about a role without a key."""
+
+
 class KeyFileError(ValueError):
     """A key that is missing, exists already, or cannot be read; the message names its file and what to do."""
 
@@ -57,10 +63,7 @@ class KeyRing:
         """A signer for every key file of a role. Raises `KeyFileError` when there is none."""
         files = self.files(role)
         if not files:
-            where = (
-                "Bring the offline keys for this step" if role in OFFLINE else "Run `appliance-release keygen` first"
-            )
-            raise KeyFileError(f"{self.folder(role) / role}.pem is missing. {where}")
+            raise KeyFileError(f"{self.folder(role) / role}.pem is missing. {MISSING[role]}")
         return [self._load(path) for path in files]
 
     def present(self, role: str) -> list[tuple[Path, CryptoSigner]]:

@@ -83,14 +83,19 @@ def amend(
     from_versions: tuple[str, ...] = (),
     downgrade: Downgrade | None = None,
     notes: str | None = None,
+    unproven: bool = False,
 ) -> Published:
     """Change what is said of a published release: wider or halted rollout, more proven versions, a downgrade to it.
 
-    What this publisher does not know of the description stays. Raises `PublishError`, `KeyFileError`.
+    What this publisher does not know of the description stays. Raises `PublishError` also when devices would be left
+    behind (unless `unproven`), `KeyFileError`.
     """
     with repository.exclusive():
         current = _targets(repository)
         release = _one(current, version, (device_class,))
+        before = _lost(current)
+        if from_versions and not release.from_versions:
+            raise PublishError(f"{version} is offered from every version already; --from-version would make it less")
         checked(
             Description(
                 version, from_versions=from_versions, downgrade=downgrade, cohort=100 if cohort is None else cohort
@@ -106,6 +111,8 @@ def amend(
             custom["downgrade"] = written_downgrade(downgrade)
         if notes is not None:
             custom["notes"] = notes
+        if not unproven:
+            _refuse_more_lost(current, before)
         current.version += 1
         repository.sign_targets(current)
         return _one(current, version, (device_class,))
@@ -121,15 +128,14 @@ def revoke(
     with repository.exclusive():
         current = _targets(repository)
         release = _one(current, version, (device_class,))
-        before = {item.version for item in stranded(releases(current), former(current))}
+        before = _lost(current)
         kept = {name for other in releases(current) if other.target != release.target for name in other.files}
         for name in (*release.files, release.target):
             if name not in kept:
                 current.targets.pop(name, None)
         add_former(current, release, reason)
-        lost = [item for item in stranded(releases(current), former(current)) if item.version not in before]
-        if lost and not unproven:
-            raise PublishError(f"{version} is on the way of others. {lost[0]}. Publish another way first")
+        if not unproven:
+            _refuse_more_lost(current, before, f"{version} is on the way of others. ")
         current.version += 1
         repository.sign_targets(current)
         return _purge(repository, current) if purge else []
@@ -160,7 +166,7 @@ def refuse(
     peers = [item for item in everything if set(item.device_classes) & set(description.device_classes)]
     number = checked_version(description.version)
     for item in peers:
-        if item.version == description.version:
+        if checked_version(item.version) == number:  # 2026.11.03 is 2026.11.3: devices compare by number
             raise PublishError(f"{item.version} was published already; a fix must be higher, with a version of its own")
         if checked_version(item.version) > number and description.downgrade is None:
             raise PublishError(
@@ -180,6 +186,18 @@ def refuse(
     lost = [item for item in stranded([*present, ahead], gone) if item.version not in before]
     if lost:
         raise PublishError("\n".join(str(item) for item in lost))
+
+
+def _lost(current: Targets) -> set[str]:
+    """The versions whose devices do not find their way as it is."""
+    return {item.version for item in stranded(releases(current), former(current))}
+
+
+def _refuse_more_lost(current: Targets, before: set[str], because: str = "") -> None:
+    """Refuse a change that leaves devices behind which were not before. Raises `PublishError`."""
+    lost = [item for item in stranded(releases(current), former(current)) if item.version not in before]
+    if lost:
+        raise PublishError(because + "\n".join(str(item) for item in lost))
 
 
 def _refuse_step_back(description: Description, item: Published | Former) -> None:

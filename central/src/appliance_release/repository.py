@@ -157,6 +157,8 @@ class Repository:
 
     def sign_snapshot(self, targets_version: int, signers: Signers | None = None) -> None:
         """A new snapshot that names this targets metadata, then a new timestamp that names it."""
+        named = Metadata[Targets].from_file(str(self.metadata / f"{targets_version}.targets.json"))
+        self._refuse_dead(named.signed, "targets")
         snapshot = Snapshot(version=self._version("snapshot") + 1, expires=self.expiry("snapshot"))
         snapshot.meta["targets.json"] = MetaFile(targets_version)
         own = (signers or {}).get("snapshot") or self.signers("snapshot")
@@ -165,10 +167,25 @@ class Repository:
 
     def sign_timestamp(self, snapshot_version: int, signers: Signers | None = None) -> None:
         """A new timestamp, the last file of every change."""
+        self._refuse_dead(self.root(), "root")
         timestamp = Timestamp(version=self._version("timestamp") + 1, expires=self.expiry("timestamp"))
         timestamp.snapshot_meta = MetaFile(snapshot_version)
         own = (signers or {}).get("timestamp") or self.signers("timestamp")
         self.write(timestamp, "timestamp", "timestamp.json", own)
+
+    def _refuse_dead(self, signed: Root | Targets, role: str) -> None:
+        """Refuse to sign at a time at which `signed` has expired. Raises `PublishError`.
+
+        Devices take the time of signing for the least time it can be. A clock that runs years ahead, here, would make
+        every one of them find the rest expired.
+        """
+        at = datetime.datetime.fromtimestamp(self.signing_time, datetime.UTC)
+        if signed.is_expired(at):
+            raise PublishError(
+                f"It is {at:%Y-%m-%d %H:%M} UTC here, and the {role} metadata expired on {signed.expires:%Y-%m-%d}: no "
+                "device could use what is signed now. See whether this machine's clock is right; if it is, run `renew "
+                "--root --targets` with the offline keys"
+            )
 
     def write(self, signed: Any, role: str, name: str, signers: list[CryptoSigner]) -> Path:
         """Sign metadata with every signer given, and put it in its place whole.

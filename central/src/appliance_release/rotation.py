@@ -19,6 +19,9 @@ from appliance_release.keys import ROLES, KeyFileError, file_names
 from appliance_release.releases import PublishError
 from appliance_release.repository import Repository
 
+NAMED_BY = {"targets": ("snapshot", "timestamp"), "snapshot": ("timestamp",)}
+"""The roles whose metadata names that of a role, and is signed anew with it."""
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -50,17 +53,18 @@ def overview(repository: Repository) -> dict[str, dict[str, Any]]:
     return found
 
 
-def rotate(repository: Repository, role: str, count: int = 1, threshold: int = 0) -> Rotation:
-    """Replace all keys of a role by `count` new ones; a `threshold` of 0 keeps the old one as far as it goes.
+def rotate(repository: Repository, role: str, count: int = 0, threshold: int = 0) -> Rotation:
+    """Replace all keys of a role by `count` new ones, of which `threshold` must sign; 0 keeps what there was.
 
     Raises `PublishError`, `KeyFileError`; then nothing has changed but that unused new keys may lie in their folder.
     """
     with repository.exclusive():
         old = repository.root()
-        needed = threshold or min(old.roles[role].threshold, count)
+        count, needed = count or len(old.roles[role].keyids), threshold or old.roles[role].threshold
         if not 1 <= needed <= count:
             raise PublishError(f"{needed} of {count} keys cannot be asked for")
-        repository.signers("root")  # before a key is made for nothing
+        for other in ("root", *NAMED_BY.get(role, ())):
+            repository.signers(other)  # before a key is made for nothing, and a root that nothing fits
         names = file_names(role, count, f"r{old.version + 1}")
         fresh = repository.ring.make(role, names)
         new = copy.deepcopy(old)

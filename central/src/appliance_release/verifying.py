@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from appliance_release.repository import Repository
 
 
+SOON = {"root": 60, "targets": 60, "snapshot": 14, "timestamp": 7}
+"""Days before a role's metadata expires from which that is a problem: offline keys have to be fetched first."""
+
+_OFFLINE, _DAILY = "`renew --root --targets` with the offline keys", "`renew`, which belongs into a daily timer"
+RENEWED_BY = {"root": _OFFLINE, "targets": _OFFLINE, "snapshot": _DAILY, "timestamp": _DAILY}
+
+
 def problems(repository: Repository) -> list[str]:
     """What is wrong; empty when nothing is. Raises `PublishError` when there is nothing to look at."""
     return [*_roots(repository), *_roles(repository), *_releases(repository), *_files(repository), *_chunks(repository)]
@@ -54,8 +61,10 @@ def _roles(repository: Repository) -> list[str]:
             root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
         except (RepositoryError, ValueError) as error:
             found.append(f"{role}: {error}")
-        if metadata.signed.is_expired(now):
-            found.append(f"{role}: expired on {metadata.signed.expires:%Y-%m-%d %H:%M} UTC; run `renew` or publish")
+        left = (metadata.signed.expires - now).total_seconds() / 86400
+        if left < SOON[role]:
+            when = "expired on" if left <= 0 else "expires on"
+            found.append(f"{role}: {when} {metadata.signed.expires:%Y-%m-%d %H:%M} UTC; run {RENEWED_BY[role]}")
     return found
 
 

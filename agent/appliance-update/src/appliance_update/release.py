@@ -186,7 +186,10 @@ class SignedFile:
     sha256: str
 
 
-ROLES = frozenset(role.value for role in (Role.VERITY, Role.DATA, Role.UKI, Role.RECOVERY))
+NEEDED = frozenset(role.value for role in (Role.VERITY, Role.DATA, Role.UKI))
+"""What every release must bring, once each."""
+
+ROLES = NEEDED | {Role.RECOVERY.value}
 """What an artifact of a release may be to this updater."""
 
 HEX64 = re.compile(r"[0-9a-f]{64}")
@@ -238,16 +241,37 @@ def admit(custom: Any, files: dict[str, SignedFile], layout: Layout, device_clas
     )
 
 
-def _known(custom: dict[str, Any]) -> dict[str, Any]:
-    """The description without artifacts of roles that this updater does not know: another year's, in another form."""
-    artifacts = custom.get("artifacts")
+def _known(custom: Any) -> Any:
+    """The description without what may be left alone and has a form that this updater does not know: another year's.
+
+    That is artifacts of unknown roles, a recovery and chunks that cannot be read.
+    """
+    artifacts = custom.get("artifacts") if isinstance(custom, dict) else None
     if not isinstance(artifacts, list):
         return custom
+    return {**custom, "artifacts": [item for item in map(_without_strange_chunks, artifacts) if not _strange(item)]}
 
-    def strange(item: object) -> bool:
-        return isinstance(item, dict) and isinstance(item.get("role"), str) and item["role"] not in ROLES
 
-    return {**custom, "artifacts": [item for item in artifacts if not strange(item)]}
+def _strange(item: Any) -> bool:
+    """Whether an artifact is none that an update needs, and none that this updater understands."""
+    role = item.get("role") if isinstance(item, dict) else None
+    if not isinstance(role, str) or role in NEEDED:
+        return False
+    return role not in ROLES or not _convertible(item, WrittenArtifact)
+
+
+def _without_strange_chunks(item: Any) -> Any:
+    if not isinstance(item, dict) or item.get("chunks") is None or _convertible(item["chunks"], WrittenChunks):
+        return item
+    return {**item, "chunks": None}
+
+
+def _convertible(value: Any, form: type) -> bool:
+    try:
+        convert(value, form, "")
+    except Unreadable:
+        return False
+    return True
 
 
 def _measured(custom: dict[str, Any]) -> None:
@@ -341,7 +365,7 @@ def _chunks(written: WrittenChunks | None, files: dict[str, SignedFile]) -> Chun
 def installed_chunks(custom: Any, files: dict[str, SignedFile], version: str, role: Role) -> Chunks | None:
     """The chunk index of one artifact of a version that is installed here already; None when there is none to use."""
     try:
-        written = convert(custom, WrittenRelease, "its description")
+        written = convert(_known(custom), WrittenRelease, "its description")
     except Unreadable:
         return None
     own = [artifact for artifact in written.artifacts if artifact.role == role.value]

@@ -43,7 +43,7 @@ TARGETS_LIMIT = 16 * 1024 * 1024
 """Bytes of targets metadata: some thousand releases."""
 
 CACHED = ("timestamp", "snapshot", "targets")
-"""The roles whose time of signing is believed; they are in the cache only after they were verified."""
+"""The roles whose time of signing is believed, while the root at hand names the keys that signed them."""
 
 
 PARTIAL = ".partial"
@@ -88,11 +88,8 @@ class Client:
         The time at which metadata in the cache was signed counts as well: it cannot be earlier than that. Raises
         `CheckError`.
         """
-        now = max(now, self.signed_at())
         with self._explained(now):
-            updater = self._updater()
-            # python-tuf judges expiry by the wall clock alone; ours may say 1970.
-            updater._trusted_set.reference_time = as_datetime(now)
+            updater = self._updater(now)
             updater.refresh()
             self._flush()
             return updater
@@ -142,11 +139,9 @@ class Client:
 
     def signed_at(self) -> float:
         """The latest time (seconds since the epoch) that metadata in the cache says it was signed at; 0.0 if none."""
-        latest = 0.0
-        for role in CACHED:
-            with contextlib.suppress(RepositoryError, StorageError, OSError, ValueError):
-                latest = max(latest, signing_time(Metadata.from_file(str(self.cache / f"{role}.json")).signed))
-        return latest
+        with contextlib.suppress(RepositoryError, StorageError, OSError, ValueError):
+            return latest_signing(self.cache, Metadata[Root].from_file(str(self.cache / "root.json")).signed)
+        return 0.0
 
     def forget(self) -> None:
         """Throw the cache away (the trusted root of the image stays): for a cache that cannot be read."""
@@ -157,6 +152,7 @@ class Client:
         try:
             yield
         except ExpiredMetadataError as error:
+            now = max(now, self.signed_at())
             raise CheckError(
                 f"The repository's metadata has expired ({error}); by our clock it is {spoken(now)}. Either nobody "
                 "renewed it, somebody replays an old one, or the clock is wrong"
@@ -168,7 +164,7 @@ class Client:
         except (OSError, StorageError, ValueError) as error:
             raise CheckError(f"The metadata cache {self.cache} cannot be used: {error}") from error
 
-    def _updater(self) -> Updater:
+    def _updater(self, now: float) -> Updater:
         self.cache.mkdir(parents=True, exist_ok=True)
         config = UpdaterConfig(targets_max_length=TARGETS_LIMIT, max_root_rotations=MOST_ROOTS)
         options: dict[str, Any] = {"fetcher": Fetcher(self.http), "config": config}
@@ -176,7 +172,9 @@ class Client:
             options["bootstrap"] = self.trusted_root
         elif self.trusted_root is not None:
             self._seed(self.trusted_root)
-        return Updater(str(self.cache), self.metadata_url, **options)
+        updater = _Updater(str(self.cache), self.metadata_url, **options)
+        updater.now = now
+        return updater
 
     def _seed(self, trusted: bytes) -> None:
         """Give python-tuf 5.1 its first root, and again when the cached one is damaged or older than the image's."""
@@ -189,12 +187,40 @@ class Client:
         cached.write_bytes(trusted)
 
 
+class _Updater(Updater):
+    """python-tuf's workflow, judged by our time: the wall clock, which is all it knows, may say 1970."""
+
+    now = 0.0
+
+    def _load_root(self) -> None:
+        """Walk the roots, then say what time it is: only now is it known whose word on that still counts."""
+        super()._load_root()
+        signed = latest_signing(Path(self._dir), self._trusted_set.root)
+        self._trusted_set.reference_time = as_datetime(max(self.now, signed))
+
+
 def _forget_delegations(updater: Updater) -> None:
     """Look every target up from the top: before 7.0.1 python-tuf took a role one delegator vouches for as all's."""
     loaded = updater._trusted_set
     if not hasattr(loaded, "contains"):
         for role in set(loaded._trusted_set) - {"root", "timestamp", "snapshot", "targets"}:
             del loaded._trusted_set[role]
+
+
+def latest_signing(cache: Path, root: Root) -> float:
+    """The latest time (seconds since the epoch) that verified metadata in `cache` was signed at; 0.0 if none.
+
+    What keys signed that `root` names no longer does not count. So a thief of online keys who signs a time far ahead
+    has stopped updates only until those keys are replaced, which is how the specification heals a version number that
+    was driven up (section 5.3.11).
+    """
+    latest = 0.0
+    for role in CACHED:
+        with contextlib.suppress(RepositoryError, StorageError, OSError, ValueError):
+            metadata: Metadata[Any] = Metadata.from_file(str(cache / f"{role}.json"))
+            root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+            latest = max(latest, signing_time(metadata.signed))
+    return latest
 
 
 def signing_time(signed: Any) -> float:

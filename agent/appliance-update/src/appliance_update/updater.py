@@ -164,14 +164,16 @@ class Updater:
             detail=detail if candidate is None else before.detail,
             last_check_at=now,
             last_check_error="",
-            time_floor=max(before.time_floor, catalogue.signed_at),
+            time_floor=catalogue.signed_at,
             **nothing,
         )
         return candidate
 
     def _catalogue(self, now: float) -> Catalogue:
         flavour = self.store.device.flavour if self.store.device else ""
-        trusted = trusted_time(now, self.host.build_time(), self.store.record.time_floor)
+        # Not the record's `time_floor`: the client takes that time from what it has verified, and forgets it when the
+        # keys that signed it are replaced.
+        trusted = trusted_time(now, self.host.build_time(), 0.0)
         return self.repository.refresh(self.layout, self.config.device_class, flavour, trusted)
 
     def _trusted_now(self) -> float:
