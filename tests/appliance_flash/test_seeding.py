@@ -72,6 +72,19 @@ def test_the_agent_understands_the_invitation(target: Path, site_file: Path) -> 
     assert invitation.ca.startswith("-----BEGIN CERTIFICATE-----")
 
 
+def test_the_updater_understands_every_key_of_the_window(tmp_path: Path) -> None:
+    from appliance_update import config
+
+    text = '[window]\nstart = "23:00"\nend = "04:30"\ntime_zone = "America/New_York"\n'
+    (tmp_path / "given.toml").write_text(text + 'days = ["tue", "thu"]\nmaximum_postponement_days = 30\n')
+    (tmp_path / "site.toml").write_text(site.files(site.load(tmp_path / "given.toml"), "")["site.toml"])
+    found, warnings = config.load(tmp_path / "missing.toml", tmp_path / "site.toml")
+    assert [line for line in warnings if "site.toml" in line] == []
+    window = found.window
+    assert (window.start, window.end, window.time_zone) == ("23:00", "04:30", "America/New_York")
+    assert (window.days, window.maximum_postponement_days) == (("tue", "thu"), 30.0)
+
+
 def test_a_fixed_address_becomes_a_file_for_the_network_manager(target: Path, site_file: Path) -> None:
     assert call("seed", target, "--site", site_file).exit_code == 0
     lines = on(target, "site.network").splitlines()
@@ -142,6 +155,8 @@ def test_contradictions_are_wrong_usage(target: Path, arguments: list[str]) -> N
         ('[window]\nstart = "2:00"\nend = "04:00"', "window.start"),
         ('[window]\nstart = "02:00"', "window.end"),
         ('[window]\ntime_zone = "Atlantis/Capital"', "Atlantis"),
+        ('[window]\ndays = ["tuesday"]', "mon, tue"),
+        ("[window]\nmaximum_postponement_days = 400", "0 to 366"),
         ("[window", "site.toml"),
     ],
 )

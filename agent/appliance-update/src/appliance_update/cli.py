@@ -169,7 +169,7 @@ def fetch(config_path: Path) -> None:
 
 
 @main.command()
-@click.option("--reboot/--no-reboot", default=False, show_default=True, help="Then boot it, if the maintenance window is open.")
+@click.option("--reboot/--no-reboot", default=False, show_default=True, help="Then boot it, in the maintenance window.")
 @click.pass_obj
 def apply(config_path: Path, reboot: bool) -> None:
     """Install what was fetched into the other slot and arm it."""

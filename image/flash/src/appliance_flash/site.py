@@ -16,6 +16,8 @@ from appliance_flash.errors import Unusable
 
 ENROLMENT, SITE, NETWORK, UNATTENDED = "enrolment.toml", "site.toml", "site.network", "unattended"
 MAX_FILE = 64 << 10
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+LONGEST_POSTPONEMENT = 366
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,17 @@ class Network:
 
 @dataclass(frozen=True)
 class Window:
-    """When the appliance may restart into a new version: HH:MM in `time_zone` (IANA name)."""
+    """When the appliance may restart into a new version: HH:MM in `time_zone` (IANA name).
+
+    `days` are mon … sun on which it begins, none: every day. `maximum_postponement_days` is how long an update waits
+    for it at most (0 to 366), None: as the image says.
+    """
 
     start: str = ""
     end: str = ""
     time_zone: str = "UTC"
+    days: tuple[str, ...] = ()
+    maximum_postponement_days: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,10 @@ def _check(site: Site, path: Path) -> None:
         good = len(value) == 5 and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60
         if bool(window.start or window.end) and not good:
             raise Unusable(f"{path}: window.{key} is a time as 02:00, not {value!r}")
+    if not set(window.days) <= set(DAYS):
+        raise Unusable(f"{path}: window.days are of {', '.join(DAYS)}, not {', '.join(window.days)}")
+    if not 0 <= (window.maximum_postponement_days or 0) <= LONGEST_POSTPONEMENT:
+        raise Unusable(f"{path}: window.maximum_postponement_days is a number from 0 to {LONGEST_POSTPONEMENT}")
 
 
 def _with_authority(site: Site, path: Path) -> Site:
@@ -124,10 +136,23 @@ def files(site: Site, code: str) -> dict[str, str]:
         made[ENROLMENT] = _enrolment(site, code)
     if site.network.address or site.network.dns or site.network.ntp:
         made[NETWORK] = _network(site.network)
-    if site.window.start:
-        lines = [f'{key} = "{getattr(site.window, key)}"\n' for key in ("start", "end", "time_zone")]
-        made[SITE] = "[window]\n" + "".join(lines)
+    if window := _window(site.window):
+        made[SITE] = window
     return made
+
+
+def _window(window: Window) -> str:
+    if window == Window(time_zone=window.time_zone):
+        return ""
+    lines = ["[window]", f'time_zone = "{window.time_zone}"']
+    if window.start:
+        lines += [f'start = "{window.start}"', f'end = "{window.end}"']
+    if window.days:
+        days = ", ".join(f'"{day}"' for day in window.days)
+        lines.append(f"days = [{days}]")
+    if window.maximum_postponement_days is not None:
+        lines.append(f"maximum_postponement_days = {window.maximum_postponement_days:g}")
+    return "\n".join(lines) + "\n"
 
 
 def _enrolment(site: Site, code: str) -> str:
