@@ -224,15 +224,18 @@ def test_the_deadline_is_measured_by_a_clock_that_nobody_sets(host: Host) -> Non
 def test_the_program_writes_its_verdict_for_the_portal_and_for_the_next_boot(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
-        f'[gate]\nslots = false\nrehearsal = ""\nstate_directory = "{tmp_path}"\nunits = []\n'
+        f'[gate]\nslots = false\nrehearsal = ""\nstate_directory = "{tmp_path}"\nunits = []\ndeadline = 0.0\n'
         f'[paths]\nstate = "{tmp_path}/state"\nruntime = "{tmp_path}/run"\n'
     )
-    done = CliRunner().invoke(cli.main, ["--config", str(config), "--once"])
+    done = CliRunner().invoke(cli.main, ["--config", str(config)])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "run/gate.json").read_text())["passed"] is True
 
     config.write_text(config.read_text().replace(f'state_directory = "{tmp_path}"', 'state_directory = "/nowhere"'))
-    done = CliRunner().invoke(cli.main, ["--config", str(config), "--once"])
+    looked = CliRunner().invoke(cli.main, ["--config", str(config), "--once"])
+    assert looked.exit_code == 1
+    assert json.loads((tmp_path / "run/gate.json").read_text())["passed"] is True  # a person's look changes nothing
+    done = CliRunner().invoke(cli.main, ["--config", str(config)])
     assert done.exit_code == 1
     assert "NOT good" in done.output
     last = json.loads((tmp_path / "state/last-gate.json").read_text())

@@ -24,7 +24,7 @@ from appliance_update.store import Store
 
 @click.command()
 @click.option("--config", "config_path", type=click.Path(path_type=Path), default=CONFIG_FILE, show_default=True)
-@click.option("--once", is_flag=True, help="One round, without waiting for what is still starting, and no rehearsal.")
+@click.option("--once", is_flag=True, help="One round, for a person: no waiting, no rehearsal, nothing is written.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, as in /run/appliance-update/gate.json.")
 def main(config_path: Path, once: bool, as_json: bool) -> None:
     """Judge whether this boot is good: local facts only, no uplink needed.
@@ -45,14 +45,15 @@ def main(config_path: Path, once: bool, as_json: bool) -> None:
         config = replace(config, gate=replace(config.gate, deadline=0.0, rehearsal=""))
     verdict = judge(config, host, {"configuration": configured(config_path), **registry()})
     verdict = replace(verdict, advice=advice(config, host))
-    publish(config, verdict)
+    if not once:  # a person's look is no verdict on a boot
+        publish(config, verdict)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(verdict), indent=1, sort_keys=True))
     else:
         click.echo(sentence(verdict), err=not verdict.passed)
         for name, text in verdict.advice.items():
             click.echo(f"boot-health: advice only: {name}: {text}")
-    if not verdict.passed and verdict.counted:
+    if not verdict.passed and verdict.counted and not once:
         tell(config, verdict)
     sys.exit(0 if verdict.passed else 1)
 
