@@ -19,6 +19,8 @@ SOURCES := $(wildcard agent/*/src) central/src image/flash/src
 # dear.
 PYTEST := $(PYTHON) -m pytest
 WORKERS ?= $(shell expr 2 '*' $$(nproc))
+# Stories on the machine go side by side, each with a machine and a clinic of its own: much of one is waiting, too.
+MACHINES ?= 2
 
 .PHONY: help setup run test test-fast static nix-check bench faults clean
 
@@ -37,7 +39,7 @@ run: $(SETUP)
 
 test: static
 	HYPOTHESIS_PROFILE=full $(PYTEST) -m "not vm" -n $(WORKERS) --dist loadfile
-	$(PYTEST) -m "vm and not thorough"
+	$(PYTEST) -m "vm and not thorough" -n $(MACHINES) --dist loadfile
 
 test-fast: static
 	HYPOTHESIS_PROFILE=fast $(PYTEST) -m "not vm and not exhaustive" -n $(WORKERS) --dist loadfile

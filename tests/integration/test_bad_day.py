@@ -1,4 +1,4 @@
-"""One device and one bad day: lied to, cut off twice, panicking, hanging; and in the end the next version.
+"""One device and one bad day: lied to, cut off twice, panicking, hanging, blind; and in the end the next version.
 
 What `make test` has of the faults on the machine. Each step goes on where the one before ended, and what it installs
 shows that the fault before has not kept the device from its next version. A version that does not come up has one try
@@ -20,7 +20,7 @@ from tests.faults.outcome import Report, Stage
 
 pytestmark = pytest.mark.vm
 
-PANICS, HANGS, LAST = version(1), version(2), version(3)
+PANICS, HANGS, BLIND, LAST = version(1), version(2), version(3), version(4)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,17 @@ def test_a_version_that_hangs_is_left(bench: Machinery) -> None:
     bench.offer(HANGS, alteration=Alteration.FROZEN)
     bench.hang_and_leave(HANGS)
     bench.kept(f"reset {bench.times}; then the old version by itself")
+
+
+@fault(54)
+def test_a_version_whose_updater_reads_no_new_metadata_is_refused_by_its_rehearsal(bench: Machinery) -> None:
+    bench.offer(BLIND, "blind-updater")
+    bench.try_out(BLIND)
+    bench.boots(BLIND, bench.versions[0])
+    bench.left(BLIND)
+    told = bench.machine.succeed("grep rolled_back /var/lib/appliance-update/history.jsonl | tail -n 1")
+    assert "rehearsal: This system cannot update itself" in told
+    bench.kept(f"refused by its own rehearsal, tried {bench.times}; then the old version by itself")
 
 
 @fault(30)
