@@ -11,7 +11,7 @@ from t640 import layout as layouts
 from t640 import recovery, toolroot
 from t640.artifacts import Artifacts
 from t640.errors import Missing, RigError
-from t640.paths import cache_directory
+from t640.paths import cache_directory, locked
 
 SIZE = "16G"
 """The T640's smallest flash. The file is sparse."""
@@ -24,8 +24,13 @@ def assemble(artifacts: Artifacts, rescue: Path | None = None, size: str = SIZE)
     """
     stem = "disk" if size == SIZE else f"disk-{size}"
     disk = artifacts.directory / (f"{stem}-{rescue.parent.name}.raw" if rescue else f"{stem}.raw")
-    if disk.exists():
-        return disk
+    with locked("disk"):  # a second one in its place would pull the first from under the machine that runs on it
+        if not disk.exists():
+            _assemble(artifacts, rescue, size, disk)
+    return disk
+
+
+def _assemble(artifacts: Artifacts, rescue: Path | None, size: str, disk: Path) -> None:
     layout = layouts.load()
     with tempfile.TemporaryDirectory(dir=cache_directory(), prefix="disk-") as scratch:
         work = Path(scratch)
@@ -51,7 +56,6 @@ def assemble(artifacts: Artifacts, rescue: Path | None = None, size: str = SIZE)
              str(toolroot.inside(partial))],
         )  # fmt: skip
         partial.rename(disk)
-    return disk
 
 
 def overlay(base: Path, target: Path) -> Path:
