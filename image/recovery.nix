@@ -25,6 +25,8 @@ let
     };
     appliance = {
       hardware.t640.enable = config.appliance.hardware.t640.enable;
+      # Without it the recovery would not know what is past for certain: it remembers no time, and has no clock to trust.
+      identity = { inherit (config.appliance.identity) builtAt; };
       lifeline.settings = lifeline.settings;
       lifeline.package = lifeline.package;
     };
