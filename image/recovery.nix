@@ -25,8 +25,8 @@ let
     };
     appliance = {
       hardware.t640.enable = config.appliance.hardware.t640.enable;
-      # Without it the recovery would not know what is past for certain: it remembers no time, and has no clock to trust.
-      identity = { inherit (config.appliance.identity) builtAt; };
+      # What is past for certain: the recovery has no time server, and what it remembers lies on the ESP alone.
+      identity.builtAt = config.appliance.identity.builtAt;
       lifeline.settings = lifeline.settings;
       lifeline.package = lifeline.package;
     };

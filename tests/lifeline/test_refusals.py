@@ -498,6 +498,17 @@ def test_a_configuration_that_cannot_be_used_is_said_with_its_key(world: World, 
     assert f"{key} is '{value}'" in (world.root / "var/lib/appliance-lifeline/log").read_text()
 
 
+def test_a_configuration_that_cannot_be_used_takes_nothing_from_a_lifeline_at_work(world: World) -> None:
+    part = world.root / "run/appliance-lifeline/work/piece"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    world.settings["HOURS"] = "08"
+    with (world.root / "run/appliance-lifeline/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert world.run().returncode == 7
+    assert part.exists()
+
+
 @pytest.mark.parametrize("window", ["02:00-02:00", "00:00-24:00", "12:00-12:00"])
 def test_a_window_of_the_whole_day_is_always_open(world: World, window: str) -> None:
     world.publish(V2)
