@@ -100,6 +100,7 @@ in
           "/etc/appliance-lifeline.conf".text = settings;
           "/etc/ssl/certs/ca-certificates.crt".source = "${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt";
           "/etc/appliance-recovery.nft".text = rules;
+          "/usr/share/appliance-update/build-time".text = "${toString config.appliance.identity.builtAt}\n";
         };
         extraBin.nft = lib.getExe pkgs.nftables;
 

@@ -25,6 +25,8 @@ let
     };
     appliance = {
       hardware.t640.enable = config.appliance.hardware.t640.enable;
+      # What is past for certain: the recovery has no time server, and what it remembers lies on the ESP alone.
+      identity.builtAt = config.appliance.identity.builtAt;
       lifeline.settings = lifeline.settings;
       lifeline.package = lifeline.package;
     };

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,10 +93,10 @@ class World:
     def root(self) -> Path:
         return self.device.root
 
-    def publish(self, version: str, build: Build | None = None, **changes: object) -> Build:
+    def publish(self, version: str, build: Build | None = None, now: float | None = None, **changes: object) -> Build:
         made = build or make_build(self.directory, version)
         order = Order(version, **({"piece": 65536, "level": 1} | changes))  # type: ignore[arg-type]
-        publish(self.site, order, collect((made.directory,), version), self.keys.secret, time.time())
+        publish(self.site, order, collect((made.directory,), version), self.keys.secret, now or time.time())
         return made
 
     @property
@@ -110,6 +110,14 @@ class World:
             ["minisign", "-S", "-s", str(self.keys.secret), "-m", str(self.file), "-x", f"{self.file}.minisig"],
             check=True, capture_output=True,
         )  # fmt: skip
+
+    def sign_again(self, edit: Callable[[str], str]) -> None:
+        self.sign(edit(self.file.read_text()))
+
+    def set_clock(self) -> None:
+        """A time server has set the clock."""
+        (self.root / "run/systemd/timesync").mkdir(parents=True)
+        (self.root / "run/systemd/timesync/synchronized").touch()
 
     def silent_for(self, hours: float) -> None:
         """Let the last contact be so long ago, on a machine that has been up for that time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -67,10 +68,69 @@ def test_a_piece_that_is_missing_or_changed_is_found_before_a_device_finds_it(wo
 
 
 def test_a_file_that_has_run_out_or_is_not_signed_is_found(world: World, keys: Keys) -> None:
-    world.publish(V2, days=-1)
+    world.publish(V2, now=time.time() - 91 * 86400)
     assert "run out" in run("verify", "--public-key", keys.public, world.file)[1]
     world.file.write_text(world.file.read_text().replace("class t640", "class t641"))
     assert "not signed" in run("verify", "--public-key", keys.public, world.file)[1]
+
+
+ODD = {
+    "no number": (r"(?m)^number .*\n", "", "number is ''"),
+    "no whole uki": (r"(?m)^whole uki.*\n", "", "The length of the uki"),
+    "a demand": (r"\Z", "needs x\n", "needs x"),
+    "the last piece missing": (r"(?m)^piece uki.*\n\Z", "", "do not make the whole"),
+    "two classes": (r"\Z", "class t640\n", "'class' more than once"),
+    "another flavour": (r"(?m)^flavour .*", "flavour nixos", "t640-nixos.lifeline"),
+    "the future": (r"(?m)^(issued|not-after) .*", r"\1 4070908800", "yet to come"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_verify_says_what_a_device_would_refuse(world: World, keys: Keys, name: str) -> None:
+    pattern, replacement, words = ODD[name]
+    world.publish(V2)
+    world.sign_again(lambda text: re.sub(pattern, replacement, text))
+    code, said = run("verify", "--public-key", keys.public, world.file)
+    assert code == 1
+    assert words in said
+
+
+def test_verify_ignores_what_a_device_ignores(world: World, keys: Keys) -> None:
+    world.publish(V2)
+    world.sign_again(lambda text: text + "piece recovery what ever\npiece \npiece\n\ncolour blue\n")
+    assert run("verify", "--public-key", keys.public, world.file) == (0, "")
+
+
+def test_a_number_that_no_device_can_read_is_never_signed(world: World, keys: Keys) -> None:
+    build = make_build(world.directory, V2)
+    arguments = ("publish", "--site", world.site, "--secret-key", keys.secret, "--version", V2, build.directory)
+    assert run(*arguments, "--number", 10**15)[0] == 2
+    assert not world.file.exists()
+    assert run(*arguments, "--number", 10**15 - 1)[0] == 0
+    before = world.file.read_text()
+    code, said = run("renew", "--secret-key", keys.secret, world.file)
+    assert code == 2
+    assert "more than 15 digits" in said
+    assert world.file.read_text() == before
+
+
+def test_what_devices_would_refuse_is_not_renewed(world: World, keys: Keys) -> None:
+    world.publish(V2)
+    world.sign_again(lambda text: text + "class t740\n")
+    with pytest.raises(lifeline.LifelineError, match="'class' more than once"):
+        lifeline.renew(world.file, keys.secret, 30, time.time())
+
+
+def test_after_a_clock_that_was_wrong_the_publisher_says_how_to_go_on(world: World, keys: Keys) -> None:
+    world.publish(V2, now=time.time() + 10**9)
+    code, said = run("renew", "--secret-key", keys.secret, world.file)
+    assert code == 2
+    assert "--number 2" in said
+    with pytest.raises(lifeline.LifelineError, match="one of two clocks is wrong"):
+        world.publish(V3)
+    world.file.unlink()
+    world.publish(V3, number=2)
+    assert run("verify", "--public-key", keys.public, world.file) == (0, "")
 
 
 def test_artifacts_of_two_builds_and_odd_words_are_refused(world: World, keys: Keys) -> None:
@@ -83,8 +143,9 @@ def test_artifacts_of_two_builds_and_odd_words_are_refused(world: World, keys: K
         world.publish(V3, note="naïve")
     with pytest.raises(lifeline.LifelineError, match="device class"):
         world.publish(V3, device_class="../t640")
-    with pytest.raises(lifeline.LifelineError, match="4096"):
-        world.publish(V3, piece=1000)
+    for piece in (1000, 256 * 1024 * 1024):
+        with pytest.raises(lifeline.LifelineError, match="4096"):
+            world.publish(V3, piece=piece)
 
 
 def test_compressed_artifacts_are_published_by_their_content(world: World, keys: Keys) -> None:

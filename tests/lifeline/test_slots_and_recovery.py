@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -170,6 +171,26 @@ def test_a_replay_is_refused_in_the_recovery_too(two_slots: World) -> None:
     assert "replayed" in two_slots.status()["detail"]
 
 
+def test_the_recovery_of_the_rig_knows_what_is_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from t640 import lifeline as rigs
+    from t640 import recovery
+
+    monkeypatch.setattr(rigs, "files", dict)
+    recovery._fill_tree(tmp_path)
+    built = int((tmp_path / "usr/share/appliance-update/build-time").read_text())
+    assert 1790000000 < built <= time.time()
+    assert (tmp_path / "usr/lib/appliance-lifeline/appliance-recovery").exists()
+
+
+def test_a_file_that_ran_out_before_the_recovery_was_built_is_refused_in_it(two_slots: World) -> None:
+    two_slots.file.unlink()
+    two_slots.publish("2026.12.1", number=2, now=1780000000, days=1)
+    spend(two_slots, V1, V2)
+    in_recovery(two_slots)
+    recover(two_slots)
+    assert "the past for certain" in two_slots.status()["detail"]
+
+
 def test_two_disks_of_ours_are_refused_in_the_recovery(two_slots: World) -> None:
     from tests.appliance_update.simulator import add_disk
 
@@ -320,6 +341,7 @@ def test_the_fragment_is_what_layout_toml_says(flavour: str) -> None:
             assert found[f"layout_{role.value}_{slot}_number"] == str(number)
             assert found[f"layout_{role.value}_bytes"] == str(layout.partition[number - 1].size)
     assert found["layout_uki_prefix"] + V1 + found["layout_uki_suffix"] == layout.esp.uki_name.replace("@v", V1)
+    assert found["layout_version_pattern"] == tomllib.loads(LAYOUT.read_text())["image"]["version_pattern"]
     assert found["layout_tries"] == str(layout.boot.tries)
     assert found["layout_root_hash_argument"] == layout.flavour[flavour].root_hash_argument
 

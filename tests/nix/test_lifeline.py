@@ -61,6 +61,7 @@ def test_the_recovery_has_network_lifeline_screen_and_page_and_no_python(t640: H
         assert recovery["units"][unit]["wantedBy"] == ["appliance-recovery.target"], unit
     assert recovery["networks"] == ["20-wired"]
     assert "/etc/appliance-lifeline.conf" in recovery["files"]
+    assert "/usr/share/appliance-update/build-time" in recovery["files"]
     assert recovery["configuration"] == t640["etc"]["appliance-lifeline.conf"]
     assert not [path for path in recovery["storePaths"] if "python" in path]
     for tool in ("curl", "minisign", "zstd", "util-linux", "coreutils"):

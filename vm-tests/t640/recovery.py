@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,7 +94,11 @@ def _stage(kernel: str) -> Path:
     )
     _write(project / "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources", mirror.sources_file(STABLE))
     _write(project / "mkosi.sandbox/etc/apt/apt.conf.d/90-rig", mirror.settings_file())
-    tree = project / "mkosi.extra"
+    _fill_tree(project / "mkosi.extra")
+    return project
+
+
+def _fill_tree(tree: Path) -> None:
     for name in _SHARED_FILES:
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +107,8 @@ def _stage(kernel: str) -> Path:
     shutil.copytree(lifeline.SOURCE / "recovery", tree / "usr/lib/systemd/system", dirs_exist_ok=True)
     for name, text in lifeline.files().items():
         _write(tree / name, text)
-    return project
+    # What is past for certain: in the recovery nothing else says so before a time server has answered.
+    _write(tree / "usr/share/appliance-update/build-time", f"{int(time.time())}\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ root=${APPLIANCE_LIFELINE_ROOT:-}
 : "${layout_esp_type:?} ${layout_data_type:?} ${layout_verity_type:?} ${layout_empty_label:?} ${layout_tries:?}"
 : "${layout_esp_mount_points:?} ${layout_uki_directory:?} ${layout_uki_prefix:?} ${layout_uki_suffix:?}"
 : "${layout_data_label_prefix:?} ${layout_verity_label_prefix:?} ${layout_recovery_prefix:?}"
-: "${layout_recovery_suffix:?} ${layout_state_number:?} ${layout_state_mount_point:?}"
+: "${layout_version_pattern:?} ${layout_recovery_suffix:?} ${layout_state_number:?} ${layout_state_mount_point:?}"
 
 efivars=$root/sys/firmware/efi/efivars
 loader_guid=4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
@@ -25,8 +25,10 @@ export LC_ALL
 
 # -- words and numbers ------------------------------------------------------------------------------------------------
 
-is_number() { case $1 in '' | *[!0-9]* | ????????????????*) return 1 ;; esac; }
-is_version() { case $1 in '' | *[!0-9.]* | .* | *. | *..*) return 1 ;; *.*.*) ;; *) return 1 ;; esac; }
+is_digits() { case $1 in '' | *[!0-9]* | ????????????????*) return 1 ;; esac; }
+# A leading zero is octal to one shell and an error to the next.
+is_number() { is_digits "$1" && case $1 in 0?*) return 1 ;; esac; }
+is_version() { case $1 in *[!0-9.]*) return 1 ;; esac; printf '%s\n' "$1" | grep -Eqx "$layout_version_pattern"; }
 is_hash() { case $1 in *[!0-9a-f]*) return 1 ;; esac; [ ${#1} -eq 64 ]; }
 
 # version_less A B: whether version A comes before B, number by number.
@@ -240,8 +242,8 @@ entries() {
         esac
         entry_version=${entry_middle%%+*}
         is_version "$entry_version" || continue
-        is_number "$entry_done" || continue
-        [ "$entry_left" = - ] || is_number "$entry_left" || continue
+        is_digits "$entry_done" || continue
+        [ "$entry_left" = - ] || is_digits "$entry_left" || continue
         echo "$entry_name $entry_version $entry_left $entry_done"
     done
 }

@@ -32,6 +32,7 @@ def variables(layout: dict[str, Any], flavour: str) -> dict[str, str]:
     state = next(part for part in layout["partition"] if part["role"] == "state")
     found = {
         "layout_image_id": layout["image"]["id"],
+        "layout_version_pattern": layout["image"]["version_pattern"],
         "layout_flavour": flavour,
         "layout_root_hash_argument": kind["root_hash_argument"],
         "layout_mapper": kind["mapper"],
