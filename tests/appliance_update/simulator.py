@@ -77,7 +77,7 @@ def make_build(
     real = hashlib.sha256(data + verity).hexdigest()
     LENGTHS[real] = len(data), len(verity)
     name = {"standin": "roothash", "nixos": "usrhash"}[flavour]
-    uki = pe_file(f"console=ttyS0 panic=10 {name}={root_hash or real} quiet")
+    uki = pe_file(f"console=ttyS0 panic=10 {name}={root_hash or real} quiet", version)
     directory = parent / f"build-{version}-{flavour}"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"t640_{version}.data.{real[:32]}.raw").write_bytes(data)
@@ -86,17 +86,20 @@ def make_build(
     return Build(version, directory, real, data, verity, uki)
 
 
-def pe_file(text: str) -> bytes:
-    """The least PE file with a .cmdline section."""
+def pe_file(text: str, identity: str = "") -> bytes:
+    """The least PE file with a .cmdline section, and with an .osrel section of a version if `identity` names one."""
     line = text.encode()
+    release = f"NAME=Appliance\nIMAGE_ID=t640\nIMAGE_VERSION={identity}\n".encode()
     header = bytearray(0x200)
     header[:2] = b"MZ"
     struct.pack_into("<I", header, 0x3C, 0x80)
     header[0x80:0x84] = b"PE\0\0"
-    struct.pack_into("<HH", header, 0x84, 0x8664, 2)
-    struct.pack_into("<8sIIII", header, 0x98, b".linux\0\0", 4096, 0x1000, 4096, 0x400)
+    struct.pack_into("<HH", header, 0x84, 0x8664, 3 if identity else 2)
+    struct.pack_into("<8sIIII", header, 0x98, b".linux\0\0", 4096, 0x1000, 4096, 0x600)
     struct.pack_into("<8sIIII", header, 0x98 + 40, b".cmdline", len(line), 0x2000, 0x200, 0x200)
-    return bytes(header) + line.ljust(0x200, b"\0") + hashlib.sha256(line).digest() * 128
+    if identity:
+        struct.pack_into("<8sIIII", header, 0x98 + 80, b".osrel\0\0", len(release), 0x3000, 0x200, 0x400)
+    return bytes(header) + line.ljust(0x200, b"\0") + release.ljust(0x200, b"\0") + hashlib.sha256(line).digest() * 128
 
 
 # -- a GUID partition table -------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def build_of(directory: Path, version: str, data: bytes) -> Build:
     verity += OTHER[: -len(verity) % BLOCK]
     root_hash = hashlib.sha256(data + verity).hexdigest()
     LENGTHS[root_hash] = len(data), len(verity)
-    uki = pe_file(f"roothash={root_hash} panic=10") + OTHER[:300_000]
+    uki = pe_file(f"roothash={root_hash} panic=10", version) + OTHER[:300_000]
     folder = directory / f"build-{version}-standin"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"t640_{version}.data.{root_hash[:32]}.raw").write_bytes(data)

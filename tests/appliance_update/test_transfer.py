@@ -34,7 +34,7 @@ def incompressible(world: World, version: str = V2) -> None:
     LENGTHS[digest] = len(noise), len(verity)
     (build.directory / f"t640_{version}.data.{digest[:32]}.raw").write_bytes(noise)
     (build.directory / f"t640_{version}.verity.{digest[32:]}.raw").write_bytes(verity)
-    (build.directory / f"t640_{version}.efi").write_bytes(pe_file(f"roothash={digest} panic=10"))
+    (build.directory / f"t640_{version}.efi").write_bytes(pe_file(f"roothash={digest} panic=10", version))
     world.put(build)
 
 

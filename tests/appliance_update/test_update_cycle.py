@@ -133,14 +133,6 @@ def test_a_demoted_good_version_is_recognised_after_the_other_slot_booted(world:
     assert V2 in updater.store.put_away_versions()
 
 
-def test_a_loader_that_ignores_the_new_entry_is_not_rebooted_for_ever(world: World) -> None:
-    world.publish(V2)
-    for _ in range(10):
-        world.updater().run()
-    assert len(world.rebooted) == 5
-    assert "did not boot it" in world.updater().run()[1]
-
-
 def test_the_window_holds_back_installation_but_not_the_download(world: World) -> None:
     import datetime
 

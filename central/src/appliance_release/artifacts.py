@@ -98,7 +98,7 @@ def _recognised(path: Path, version: str) -> Artifact | None:
 def root_hash(artifacts: list[Artifact]) -> tuple[str, str]:
     """Root hash and flavour of the build: the UKI must name what the partitions are. Raises `ArtifactError`."""
     by_role = {artifact.role: artifact for artifact in artifacts}
-    line = _command_line(by_role["uki"].path)
+    line = _section(by_role["uki"].path, ".cmdline")
     for argument, flavour in (("usrhash", "nixos"), ("roothash", "standin")):
         values = [word.partition("=")[2] for word in line.split() if word.startswith(f"{argument}=")]
         if values:
@@ -112,8 +112,26 @@ def root_hash(artifacts: list[Artifact]) -> tuple[str, str]:
     raise ArtifactError(f"{by_role['uki'].path.name} names no root hash (usrhash= or roothash=) on its command line")
 
 
-def _command_line(path: Path) -> str:
-    """The `.cmdline` section of a unified kernel image (PE/COFF)."""
+def check_identity(artifacts: list[Artifact], version: str) -> None:
+    """The kernel image must call itself by the name and version it is published under. Raises `ArtifactError`.
+
+    The boot loader orders its entries by IMAGE_ID and IMAGE_VERSION of the `.osrel` section. One with a higher version
+    than its own would be booted before every later release, on every device that took it.
+    """
+    uki = next(artifact for artifact in artifacts if artifact.role == "uki")
+    pairs = (line.partition("=") for line in _section(uki.path, ".osrel").splitlines())
+    called = {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+    own = called.get("IMAGE_ID", ""), called.get("IMAGE_VERSION", "")
+    wanted = uki.name.partition("_")[0], version
+    if own != wanted:
+        raise ArtifactError(
+            f"{uki.path.name} calls itself {own[0]!r} {own[1]!r} (IMAGE_ID, IMAGE_VERSION of its os-release), not "
+            f"{wanted[0]!r} {wanted[1]!r}: boot loaders would put it in a wrong place"
+        )
+
+
+def _section(path: Path, name: str) -> str:
+    """The text of a section of a unified kernel image (PE/COFF)."""
     try:
         raw = path.read_bytes()
         header = struct.unpack_from("<I", raw, 0x3C)[0]
@@ -122,11 +140,11 @@ def _command_line(path: Path) -> str:
         count, optional = struct.unpack_from("<H", raw, header + 6)[0], struct.unpack_from("<H", raw, header + 20)[0]
         for index in range(count):
             section = struct.unpack_from("<8sIIII", raw, header + 24 + optional + index * 40)
-            if section[0].rstrip(b"\0") == b".cmdline":
+            if section[0].rstrip(b"\0") == name.encode():
                 return raw[section[4] : section[4] + section[1]].rstrip(b"\0").decode("utf-8", "replace")
     except (OSError, struct.error) as error:
         raise ArtifactError(f"{path} is not a unified kernel image: {error}") from error
-    raise ArtifactError(f"{path} has no .cmdline section: it is not a unified kernel image")
+    raise ArtifactError(f"{path} has no {name} section: it is not a unified kernel image that a boot loader takes")
 
 
 Report = Callable[[str, int, int], None]

@@ -87,10 +87,11 @@ def _parts(layout: dict[str, Any]) -> tuple[list[Part], str]:
     root_hash = hashlib.sha256(data + verity).hexdigest()
     words = [f"{flavour['root_hash_argument']}={root_hash}" for flavour in layout["flavour"].values()]
     names = layout["release"]
+    identity = f"IMAGE_ID={layout['image']['id']}\nIMAGE_VERSION={VERSION}\n"
     parts = [
         Part("verity", _named(names["verity"], root_hash[32:]), verity, root_hash[32:]),
         Part("data", _named(names["data"], root_hash[:32]), data, root_hash[:32]),
-        Part("uki", _named(names["uki"]), _pe_file(" ".join(("quiet", *words)))),
+        Part("uki", _named(names["uki"]), _pe_file(" ".join(("quiet", *words)), identity)),
     ]
     return parts, root_hash
 
@@ -99,17 +100,18 @@ def _named(pattern: str, uuid: str = "") -> str:
     return pattern.replace("@v", VERSION).replace("@u", uuid)
 
 
-def _pe_file(command_line: str) -> bytes:
-    """The least PE file with a .cmdline section (PE/COFF)."""
-    line = command_line.encode()
+def _pe_file(command_line: str, os_release: str) -> bytes:
+    """The least PE file with a .cmdline and an .osrel section (PE/COFF)."""
+    line, release = command_line.encode(), os_release.encode()
     header = bytearray(0x200)
     header[:2] = b"MZ"
     struct.pack_into("<I", header, 0x3C, 0x80)
     header[0x80:0x84] = b"PE\0\0"
-    struct.pack_into("<HH", header, 0x84, 0x8664, 2)
-    struct.pack_into("<8sIIII", header, 0x98, b".linux\0\0", 4096, 0x1000, 4096, 0x400)
+    struct.pack_into("<HH", header, 0x84, 0x8664, 3)
+    struct.pack_into("<8sIIII", header, 0x98, b".linux\0\0", 4096, 0x1000, 4096, 0x600)
     struct.pack_into("<8sIIII", header, 0x98 + 40, b".cmdline", len(line), 0x2000, 0x200, 0x200)
-    return bytes(header) + line.ljust(0x200, b"\0") + bytes(4096)
+    struct.pack_into("<8sIIII", header, 0x98 + 80, b".osrel\0\0", len(release), 0x3000, 0x200, 0x400)
+    return bytes(header) + line.ljust(0x200, b"\0") + release.ljust(0x200, b"\0") + bytes(4096)
 
 
 def _place(directory: Path, part: Part, targets: Targets) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 
 
 def trusted_time(clock: float, build_time: float, last_signed: float) -> float:
@@ -11,6 +12,19 @@ def trusted_time(clock: float, build_time: float, last_signed: float) -> float:
     All in seconds since the epoch. Time cannot be before any of them; a clock that runs ahead is not remembered.
     """
     return max(clock, build_time, last_signed)
+
+
+def wall_time(clock: float, build_time: float) -> float:
+    """The time to keep a site's hours by: the clock's, unless it is before the image was built.
+
+    Not what signatures are judged by: a publisher whose clock runs ahead would make time stand still until then.
+    """
+    return max(clock, build_time)
+
+
+def boot_clock() -> float:
+    """Seconds since boot, suspend included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def as_datetime(seconds: float) -> datetime.datetime:

@@ -44,8 +44,8 @@ class GenerationUpdater(Updater):
             self.settle()
             self.asked = orders.turn(self.store, requested)
             if self.store.record.state is State.TRIAL:
-                return Outcome.WAITING, self.store.record.detail
-            if self.store.record.state is State.ARMED:
+                return self._on_trial()
+            if self.store.record.state is State.ARMED and not self._passed_over():
                 return self.restart()
             source = self._wanted()
             if source == NONE:
@@ -310,6 +310,15 @@ class GenerationUpdater(Updater):
 
     def _prefer(self) -> None:
         """The newest generation is preferred by loader.conf, and that was asserted when it was armed."""
+
+    def _disarm(self, version: str) -> str:
+        """See `Updater._disarm`."""
+        known = load(self.store.state)
+        if known.candidate is None or known.candidate.label != version:
+            return version
+        self._undo(known.before or self._booted(), known.candidate)
+        save(self.store.state, replace(known, candidate=None))
+        return known.candidate.path
 
     def _snapshot_again(self) -> None:
         system = load(self.store.state).candidate

@@ -49,9 +49,8 @@ def take(directory: Path) -> tuple[list[Request], list[str]]:
     refused: list[str] = []
     if not directory.is_dir():
         return [], []
-    for path in sorted(directory.iterdir())[:MOST]:
-        if path.name.startswith("."):
-            continue  # still being written; its rename will wake us again
+    # One that is still being written has a dot; its rename will wake us again.
+    for path in sorted(path for path in directory.iterdir() if not path.name.startswith("."))[:MOST]:
         try:
             taken.append(_take_one(path))
         except (Unreadable, OSError) as error:

@@ -22,15 +22,18 @@ from typing import Protocol
 from appliance_update import faults, secure_boot
 from appliance_update.device import Device, Slot, SlotState, inspect, refusals
 from appliance_update.entries import Entry, blessed_name, counted_name, entries, of_version, remove, rename
+from appliance_update.files import write_whole
 from appliance_update.host import Host
 from appliance_update.layout import LANDING, Layout, Role, landing_transfers, slot_transfers, write
 from appliance_update.release import Release, version_key
 from appliance_update.secure_boot import SignatureError
 from appliance_update.transfer import Transfer, esp_preflight, hash_file
-from appliance_update.uki import UkiError, argument, command_line
+from appliance_update.uki import UkiError, argument, command_line, os_release
 
 SYSUPDATE_DEADLINE = 3600.0
 READ = 1024 * 1024
+UNPIN = 2
+"""Boots of another version after which the loader is looked at: see `Installer.prefer`."""
 PROGRESS_EVERY = 0.2
 """Seconds between two looks at how far the reading is."""
 
@@ -161,15 +164,19 @@ class Installer:
                     "the disk may be failing; no boot entry was made"
                 )
 
-    def prefer(self, version: str) -> None:
+    def prefer(self, version: str, ignored: int = 0) -> None:
         """See that the loader takes an armed older version, though it prefers higher ones: ours becomes a spent entry.
 
         With more tries done than there are, so that the gate knows, should we come back, that there is nothing better.
-        Raises `OSError`, `DeviceError`.
+        A version that the loader has `ignored` in several boots gets more help: first a default entry that somebody set
+        is taken away; when that was not it, ours steps aside for it, too. Raises `OSError`, `DeviceError`.
         """
         device = inspect(self.host, self.layout)
         own = of_version(device.entries, device.version)
-        if version_key(version) < version_key(device.version) and len(own) == 1 and not own[0].spent:
+        lower = version_key(version) < version_key(device.version)
+        if ignored >= UNPIN:
+            unpin(device.esp)
+        if (lower or ignored > UNPIN) and len(own) == 1 and not own[0].spent:
             rename(own[0], counted_name(self.layout, device.version, 0, self.layout.boot.tries + 1))
 
     def _clear_landings(self, directory: Path) -> None:
@@ -212,16 +219,23 @@ class Installer:
         )
 
     def check_pairing(self, release: Release) -> None:
-        """The UKI must name the root hash of the slot it will boot; the loader cannot know better.
+        """The UKI must name the root hash of the slot it will boot, and the version: the loader cannot know better.
 
-        Raises `InstallError`.
+        It orders its entries by what each calls itself. One of a higher version than it is would be booted before
+        every later release. Raises `InstallError`.
         """
         staged = self.transfer.staged(release, release.artifact(Role.UKI))
         name = self.layout.flavour[release.flavour].root_hash_argument
         try:
-            inside = argument(command_line(staged), name)
+            inside, called = argument(command_line(staged), name), os_release(staged)
         except UkiError as error:
             raise InstallError(str(error)) from error
+        own = called.get("IMAGE_ID", ""), called.get("IMAGE_VERSION", "")
+        if own != (self.layout.image.id, release.version):
+            raise InstallError(
+                f"The kernel image of {release.version} calls itself {own[0]!r} {own[1]!r}, so the boot loader would "
+                "put it in a wrong place; nothing was written"
+            )
         if inside != release.root_hash:
             raise InstallError(
                 f"The kernel image of {release.version} names the root hash {inside or 'of nothing'}, "
@@ -265,6 +279,18 @@ class Installer:
         shutil.rmtree(directory, ignore_errors=True)
         write(texts, directory)
         self.writer.apply(directory, version)
+
+
+def unpin(esp: Path) -> None:
+    """Take away what makes the loader boot one entry whatever the counters say. Best effort. Raises `OSError`."""
+    settings = esp / "loader/loader.conf"
+    if settings.is_file():
+        lines = settings.read_text(errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if line.split()[:1] not in (["default"], ["preferred"])]
+        if kept != lines:
+            write_whole(settings, "".join(kept).encode())
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["bootctl", "set-default", ""], capture_output=True, timeout=60, check=False)
 
 
 def drop_cache(path: Path) -> None:

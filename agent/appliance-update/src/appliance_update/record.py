@@ -37,13 +37,14 @@ class Record:
     """The persisted state. Times are seconds since the epoch.
 
     `good_version` is the version that last proved itself here; `armed_boot` the boot in which the candidate was armed,
-    `restarts` how often we rebooted for it; `time_floor` the latest time that verified metadata was signed at,
-    `security_epoch` that of the version that last proved itself: no lower one is installed again.
+    `restarts` in how many boots we asked to reboot for it, the last one `restart_boot`; `time_floor` the latest time
+    that verified metadata was signed at, `security_epoch` that of the version that last proved itself: no lower one is
+    installed again.
 
     `attempt` names one installation, so that its failure is counted once. `order_id` is the order that the present
     update answers, `order_open` whether it still waits for its answer, `waiting_orders` those that come after it.
-    `waited` are seconds that an update has waited for its window, `waited_at` when that was last counted, and
-    `postponed_until` when it may go ahead (0.0: nothing is postponed).
+    `waited` are seconds that an update has waited for its window, `waited_at` when that was last counted (`waited_up`
+    by the clock of the boot `waited_boot`), and `postponed_until` when it may go ahead (0.0: nothing is postponed).
     """
 
     format: int = 1
@@ -56,6 +57,7 @@ class Record:
     armed_boot: str = ""
     armed_at: float = 0.0
     restarts: int = 0
+    restart_boot: str = ""
     time_floor: float = 0.0
     security_epoch: int = 0
     attempt: str = ""
@@ -63,6 +65,8 @@ class Record:
     waiting_orders: tuple[str, ...] = ()
     waited: float = 0.0
     waited_at: float = 0.0
+    waited_up: float = 0.0
+    waited_boot: str = ""
     postponed_until: float = 0.0
     last_check_at: float | None = None
     last_check_error: str = ""
@@ -86,23 +90,39 @@ def save_epoch(state: Path, epoch: int) -> None:
         write_whole(state / EPOCH, f"{epoch}\n".encode())
 
 
+ARMED = "armed.json"
+"""The record as it was when a version was armed: the version on trial writes the record too, and may spoil it."""
+
+
 def load(path: Path) -> tuple[Record, str]:
     """The record, and a sentence about what was wrong with it (empty when nothing was).
 
-    An unreadable record is set aside and begun anew: whatever it said, every step asserts its own conditions.
+    An unreadable or missing record is taken up where a version was armed, if one is. Else it is begun anew: whatever it
+    said, every step asserts its own conditions.
     """
     try:
         return decode(read_limited(path, LIMIT), Record, str(path)), ""
     except FileNotFoundError:
-        return Record(), ""
+        return _armed(path) or Record(), ""
     except (Unreadable, OSError) as error:
         try:
             aside = f"; it was moved to {set_aside(path)}"
         except OSError:
             aside = ""
-        return Record(), f"The record of updates was unreadable ({str(error)[:200]}){aside}"
+        return _armed(path) or Record(), f"The record of updates was unreadable ({str(error)[:200]}){aside}"
+
+
+def _armed(path: Path) -> Record | None:
+    try:
+        return decode(read_limited(path.with_name(ARMED), LIMIT), Record, ARMED)
+    except (Unreadable, OSError):
+        return None
 
 
 def save(path: Path, record: Record) -> None:
-    """Replace the record. Raises `OSError`."""
+    """Replace the record, and what `load` falls back to. Raises `OSError`."""
+    if record.state is State.ARMED:
+        write_json(path.with_name(ARMED), record)
     write_json(path, record)
+    if record.state.settled:
+        path.with_name(ARMED).unlink(missing_ok=True)

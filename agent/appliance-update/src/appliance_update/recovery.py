@@ -23,7 +23,7 @@ from appliance_update.layout import Layout, compiled
 from appliance_update.release import Artifact, Release
 from appliance_update.secure_boot import SignatureError
 from appliance_update.transfer import Transfer, TransferError, hash_file
-from appliance_update.uki import UkiError, argument, command_line, section
+from appliance_update.uki import UkiError, argument, command_line, os_release
 
 LIMIT = 1024 * 1024
 GOOD = 2
@@ -166,12 +166,12 @@ def _install(staged: Path, version: str, esp: Path, layout: Layout, artifact: Ar
 def _check(staged: Path, layout: Layout, version: str) -> None:
     """It must sort behind the slots, and boot none of them."""
     try:
-        fields = dict(line.partition("=")[::2] for line in section(staged, ".osrel").splitlines())
+        fields = os_release(staged)
         line = command_line(staged)
     except UkiError as error:
         raise RecoveryError(str(error)) from error
     wanted = layout.esp.recovery_name.partition("_")[0]
-    if fields.get("IMAGE_ID", "").strip("\"'") != wanted:
+    if fields.get("IMAGE_ID") != wanted:
         raise RecoveryError(
             f"The recovery {version} does not call itself {wanted}, so it would be booted before the slots"
         )

@@ -40,7 +40,7 @@ def settle(store: Store, host: Host, layout: Layout) -> Device | None:
     elif kept.candidate and not kept.state.settled:
         _settle_candidate(store, host, layout, device)
     else:
-        _settle_running(store, host, device)
+        _settle_running(store, host, layout, device)
     device = store.device = inspect(host, layout) if pending else device
     _end_trial(store, host, layout, device)
     store.publish()
@@ -116,7 +116,7 @@ def _commit(store: Store, version: str, security_epoch: int) -> None:
     )
 
 
-NOTHING_WAITS = {"waited": 0.0, "waited_at": 0.0, "postponed_until": 0.0}
+NOTHING_WAITS = {"waited": 0.0, "waited_at": 0.0, "waited_boot": "", "postponed_until": 0.0}
 """What the record says of postponement when no update waits."""
 
 
@@ -181,7 +181,7 @@ def _still_armed(store: Store, host: Host, own: tuple[Entry, ...]) -> None:
 # -- no candidate -----------------------------------------------------------------------------------------------------
 
 
-def _settle_running(store: Store, host: Host, device: Device) -> None:
+def _settle_running(store: Store, host: Host, layout: Layout, device: Device) -> None:
     """No update under way: has the good version been left all the same?"""
     if not store.record.state.settled:  # cut off while it asked
         store.save(state=State.IDLE)
@@ -192,6 +192,8 @@ def _settle_running(store: Store, host: Host, device: Device) -> None:
         _left(store, host, good, reason, final=False)
     elif good != running and len(own) == 1 and own[0].blessed:
         store.save(good_version=running)
+    elif good == running and len(own) == 1 and (own[0].left, own[0].done) == (0, layout.boot.tries + 1):
+        rename(own[0], blessed_name(layout, running))  # it stepped aside for a version that is not coming any more
 
 
 def _left(store: Store, host: Host, version: str, reason: str, *, final: bool) -> None:

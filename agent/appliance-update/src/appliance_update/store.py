@@ -124,10 +124,15 @@ class Store:
                 break
         history.append(self.history_path, entry)
 
-    def contact(self) -> None:
-        """Note that verified metadata was fetched, or a rehearsal succeeded: the lifeline stays asleep. Best effort."""
-        with contextlib.suppress(OSError):
-            (self.state / "last-contact").touch()
+    def contact(self, *, verified: bool = False) -> None:
+        """Note that a rehearsal succeeded, or that metadata was fetched and `verified`. Best effort.
+
+        The lifeline sleeps on for days after either, and for weeks after the second (docs/lifeline.md): a rehearsal
+        needs no uplink, so it cannot see that this system asks at a wrong address.
+        """
+        for name in ("last-contact", "last-metadata") if verified else ("last-contact",):
+            with contextlib.suppress(OSError):
+                (self.state / name).touch()
 
     def answered(self, order_id: str) -> bool:
         """Whether the history holds the end of an order."""

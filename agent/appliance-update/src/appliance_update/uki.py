@@ -21,6 +21,15 @@ def command_line(path: Path) -> str:
     return section(path, ".cmdline")
 
 
+def os_release(path: Path) -> dict[str, str]:
+    """The fields of the `.osrel` section: by IMAGE_ID and IMAGE_VERSION the boot loader orders its entries.
+
+    Raises `UkiError`.
+    """
+    pairs = (line.partition("=") for line in section(path, ".osrel").splitlines() if "=" in line)
+    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+
+
 def section(path: Path, name: str) -> str:
     """The text of a section. Raises `UkiError`."""
     try:

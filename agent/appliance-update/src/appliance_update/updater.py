@@ -10,19 +10,22 @@ import contextlib
 import enum
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appliance_update import faults, orders, quarantine, recovery
 from appliance_update.choice import Situation, choose
-from appliance_update.clock import trusted_time
+from appliance_update.clock import boot_clock, trusted_time, wall_time
 from appliance_update.config import Config
 from appliance_update.device import Device, DeviceError, inspect, refusals
 from appliance_update.entries import of_version
+from appliance_update.failed_boot import LastGate
+from appliance_update.files import Unreadable, decode, read_limited
 from appliance_update.gate import baseline
 from appliance_update.history import Event
 from appliance_update.host import Host
 from appliance_update.install import Installer, InstallError
 from appliance_update.layout import Layout
+from appliance_update.reboot import systemctl_bless
 from appliance_update.record import State
 from appliance_update.release import Release
 from appliance_update.repository import Catalogue, CheckError, Repository
@@ -36,7 +39,10 @@ INHIBITED_FOR = 24 * 3600.0
 """Seconds for which somebody may hold up the reboot into an armed version."""
 
 RESTARTS = 5
-"""Reboots into an armed version that the boot loader may ignore (a pinned entry) before we leave it to a person."""
+"""Boots in which the loader may pass over an armed version before it is put away, so that the next one can come."""
+
+BLESSED_WITHIN = 1800.0
+"""Seconds after boot by which a system that passed its gate has lost its counter."""
 
 WAITING_FOR_BOOT = (State.ARMED, State.TRIAL)
 """States in which the other slot holds a version that has not proved itself yet."""
@@ -88,6 +94,12 @@ class Updater:
     asked: bool = False
     """Whether somebody waits for the answer of this run."""
 
+    uptime: Callable[[], float] = field(default=boot_clock, kw_only=True)
+    """Seconds since boot."""
+
+    bless: Callable[[], None] = field(default=systemctl_bless, kw_only=True)
+    """Has systemd take the counter off the booted entry. Never raises."""
+
     # -- the whole way ------------------------------------------------------------------------------------------------
 
     def run(self) -> tuple[Outcome, str]:
@@ -99,8 +111,8 @@ class Updater:
                 raise UpdateError(self.store.record.detail, Failure.DEVICE)
             self.asked = orders.turn(self.store, requested)
             if self.store.record.state is State.TRIAL:
-                return Outcome.WAITING, self.store.record.detail
-            if self.store.record.state is State.ARMED:
+                return self._on_trial()
+            if self.store.record.state is State.ARMED and not self._passed_over():
                 return self.restart()
             if not self.config.repository:
                 return self._up_to_date("No repository is configured")
@@ -112,6 +124,26 @@ class Updater:
                 return self._wait(f"{candidate.version} is ready and waits for the maintenance window")
             self.apply()
             return self.restart()
+
+    def _on_trial(self) -> tuple[Outcome, str]:
+        """Wait for the gate. When it has passed and the counter is still there, the blessing has failed: ask again.
+
+        After a day of that a reboot may mend what keeps the ESP from being written.
+        """
+        if self.uptime() >= BLESSED_WITHIN and self._gate_passed():
+            self.bless()
+            self.settle()
+            if self.store.record.state is State.TRIAL and self.uptime() >= DAY and self.may_go():
+                with contextlib.suppress(OSError):
+                    self.reboot(True)
+        return Outcome.WAITING, self.store.record.detail
+
+    def _gate_passed(self) -> bool:
+        try:
+            found = decode(read_limited(self.store.runtime / "gate.json", 1 << 20), LastGate, "gate.json")
+        except (OSError, Unreadable):
+            return False
+        return found.passed and found.version == self.store.running_version
 
     def settle(self) -> bool:
         """Record what became of a trial. False when the device cannot be told; the record says why."""
@@ -150,7 +182,7 @@ class Updater:
                 self.store.note(Event.CHECK_FAILED, reason=str(error), again=self.asked)
             self.store.save(state=rest, last_check_at=now, last_check_error=str(error), detail=before.detail)
             raise UpdateError(str(error), Failure.CHECK) from error
-        self.store.contact()
+        self.store.contact(verified=True)
         candidate, put_away, detail = self._choose(catalogue)
         if put_away and self.asked and not self.store.answered(self.store.record.order_id):
             self.store.note(Event.QUARANTINED, version=put_away, reason=detail)  # whoever ordered it learns why not
@@ -175,6 +207,9 @@ class Updater:
         # keys that signed it are replaced.
         trusted = trusted_time(now, self.host.build_time(), 0.0)
         return self.repository.refresh(self.layout, self.config.device_class, flavour, trusted)
+
+    def _wall_now(self) -> float:
+        return wall_time(self.store.now(), self.host.build_time())
 
     def _trusted_now(self) -> float:
         return trusted_time(self.store.now(), self.host.build_time(), self.store.record.time_floor)
@@ -249,6 +284,8 @@ class Updater:
             self.installer.arm(candidate, self.store.progress)
             self.store.device = inspect(self.host, self.layout)
         except (InstallError, TransferError, SnapshotError, DeviceError, OSError) as error:
+            with contextlib.suppress(DeviceError, OSError):
+                self.installer.disarm(candidate.version)  # nobody would know what a boot of it is about
             self._failed(candidate, str(error))
             raise UpdateError(str(error), Failure.INSTALL) from error
         self.store.note(Event.INSTALLED, version=candidate.version)
@@ -267,9 +304,9 @@ class Updater:
             return Outcome.ARMED, self.store.record.detail
         if not self.may_go():
             return self._wait(f"{self._candidate_version()} is installed and waits for the maintenance window")
-        if self.store.record.restarts >= RESTARTS:
-            return self._wait(f"{self._candidate_version()} is installed, but {RESTARTS} reboots did not boot it")
-        self.store.save(restarts=self.store.record.restarts + 1)
+        boot, kept = self.host.boot_id(), self.store.record
+        if not boot or kept.restart_boot != boot:  # a reboot that somebody inhibits is asked for again, and is one
+            self.store.save(restarts=kept.restarts + 1, restart_boot=boot)
         with contextlib.suppress(SnapshotError):  # then the one made at arming stands
             self._snapshot_again()
         baseline.record(self.host, self.config)  # what the gate will compare with
@@ -289,39 +326,76 @@ class Updater:
         self.snapshots.take(self.store.running_version)
 
     def _prefer(self) -> None:
-        self.installer.prefer(self._candidate_version())
+        self.installer.prefer(self._candidate_version(), self._ignored())
+
+    def _ignored(self) -> int:
+        """In how many boots we rebooted for the armed version and the loader booted another one."""
+        kept = self.store.record
+        return kept.restarts - 1 if kept.restarts and kept.restart_boot == self.host.boot_id() else kept.restarts
+
+    def _passed_over(self) -> bool:
+        """Give an armed version up that the loader never boots: waiting for it would keep every later one away."""
+        ignored = self._ignored()
+        if ignored < RESTARTS:
+            return False
+        version = self._candidate_version()
+        reason = f"{ignored} reboots did not boot it: the boot loader prefers another entry"
+        self.store.put_away(self._disarm(version), reason)
+        self.store.note(Event.QUARANTINED, version=version, reason=reason)
+        self.store.save(
+            state=State.QUARANTINED, candidate=None, detail=f"{version} was given up: {reason}", **NOTHING_WAITS
+        )
+        self.settle()  # what runs has its own entry back, if it stepped aside
+        return True
+
+    def _disarm(self, version: str) -> str:
+        """Take an armed version's boot entry away; the name it is put away by. Raises `UpdateError`."""
+        try:
+            self.installer.disarm(version)
+        except (OSError, DeviceError) as error:
+            raise UpdateError(f"{version} could not be disarmed: {error}", Failure.DEVICE) from error
+        return version
 
     def may_go(self) -> bool:
         """Whether the device may be rebooted now: the window is open, or was waited for long enough.
 
         Waiting is counted from run to run, a day at most each time: a clock that jumps must not end it.
         """
-        window, now, kept = self.config.window, self._trusted_now(), self.store.record
+        window, now, kept = self.config.window, self._wall_now(), self.store.record
         if window.open_at(now):
             return True
-        since = min(max(now - kept.waited_at, 0.0), DAY) if kept.waited_at else 0.0
-        longest, waited = window.maximum_postponement_days * DAY, kept.waited + since
+        waited = kept.waited + self._waited_since(now)
+        longest, waiting = window.maximum_postponement_days * DAY, self._waiting_since(now, waited)
         version = self._candidate_version()
         if waited >= longest:
             days = f"{window.maximum_postponement_days:g} days"
             reason = f"it has waited {days} for the maintenance window and goes ahead as soon as nobody inhibits it"
-            self.store.save(waited=waited, waited_at=now, postponed_until=0.0)
+            self.store.save(**waiting, postponed_until=0.0)
             self.store.note(Event.OVERDUE, version=version, reason=reason)
             return True
         until = min(window.next_open(now) or now + longest, now + longest - waited)
-        self.store.save(waited=waited, waited_at=now, postponed_until=until)
+        self.store.save(**waiting, postponed_until=until)
         reason = f"it waits for the maintenance window, {window.maximum_postponement_days:g} days at most"
         self.store.note(Event.POSTPONED, version=version, reason=reason)
         return False
+
+    def _waited_since(self, now: float) -> float:
+        """Seconds waited since the last run: by the wall clock (a day at most), or more by the clock of one boot."""
+        kept = self.store.record
+        wall = min(max(now - kept.waited_at, 0.0), DAY) if kept.waited_at else 0.0
+        same = bool(kept.waited_boot) and kept.waited_boot == self.host.boot_id()
+        return max(wall, self.uptime() - kept.waited_up if same else 0.0)
+
+    def _waiting_since(self, now: float, waited: float) -> dict[str, float | str]:
+        return {
+            "waited": waited, "waited_at": now, "waited_up": self.uptime(), "waited_boot": self.host.boot_id(),
+        }  # fmt: skip
 
     def mark_bad(self, version: str, reason: str) -> None:
         """Put a version away by hand; an armed one is disarmed. Raises `UpdateError`."""
         if version == self.host.image_version:
             raise UpdateError(f"{version} is what runs; boot the other slot first", Failure.INSTALL)
-        try:
-            self.installer.disarm(version)
-        except (OSError, DeviceError) as error:
-            raise UpdateError(f"{version} could not be disarmed: {error}", Failure.DEVICE) from error
+        self._disarm(version)
         self.store.put_away(version, reason, attempt="", final=True)
         self.store.note(Event.QUARANTINED, version=version, reason=reason)
         candidate = self.store.record.candidate

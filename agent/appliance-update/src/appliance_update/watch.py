@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance_update import layout as layouts
 from appliance_update import network, thoughts
-from appliance_update.clock import trusted_time
+from appliance_update.clock import boot_clock, wall_time
 from appliance_update.config import CONFIG_FILE, Config, ConfigError, Generations, load
 from appliance_update.device import DeviceError
 from appliance_update.files import Unreadable, decode, read_limited, write_json
@@ -39,8 +38,6 @@ FILE = "watch.json"
 HOUR = 3600.0
 PATIENCE = 24 * HOUR
 """Seconds for which the maintenance window, or somebody who inhibits reboots, is respected."""
-AWAKE = 2 * HOUR
-"""Seconds for which we must have seen silence ourselves before the wall clock's word counts."""
 
 UnitFacts = Mapping[str, Mapping[str, str]]
 
@@ -157,11 +154,8 @@ class Watch:
             return f"{', '.join(failing)} kept failing"
         if not any(seen.signs) or not watch.hours:
             return ""  # what never worked here has not turned bad
-        silent = seen.silent
-        now, newest = self.store.now(), max(seen.signs)
-        if silent >= AWAKE and newest <= now and now >= self.host.build_time() > 0.0:
-            silent = max(silent, now - newest)
-        if silent < watch.hours * HOUR or self.trouble():
+        # By our own count alone: a time server that is wrong by years must not cost a good version.
+        if seen.silent < watch.hours * HOUR or self.trouble():
             return ""
         return f"no check-in, update check or rehearsal for {watch.hours:g} hours, and the network is fine"
 
@@ -185,8 +179,7 @@ class Watch:
             return self._turn(version, reason, bad_for)
 
     def _may_go(self) -> bool:
-        now = trusted_time(self.store.now(), self.host.build_time(), self.store.record.time_floor)
-        return self.config.window.open_at(now)
+        return self.config.window.open_at(wall_time(self.store.now(), self.host.build_time()))
 
     def _turn(self, version: str, reason: str, bad_for: float) -> str:
         """Give the standby its try. Each step may be the last one before a power cut, and is then taken again."""
@@ -224,11 +217,6 @@ def _age(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def boot_clock() -> float:
-    """Seconds since boot, suspend included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def unit_facts(units: tuple[str, ...]) -> UnitFacts:

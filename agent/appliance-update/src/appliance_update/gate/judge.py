@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from appliance_update.clock import boot_clock
 from appliance_update.config import Config
 from appliance_update.gate.checks import Check, Hopeless
 from appliance_update.host import Host
@@ -39,18 +40,13 @@ class Verdict:
         return "; ".join(f"{name}: {sentence}" for name, sentence in self.failures.items())
 
 
-def boot_clock() -> float:
-    """Seconds since boot, suspend included: NTP may set the wall clock by decades in the middle of a gate."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 def judge(
     config: Config,
     host: Host,
     checks: Mapping[str, Check],
     *,
     pause: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = boot_clock,
+    clock: Callable[[], float] = boot_clock,  # NTP may set the wall clock by decades in the middle of a gate
 ) -> Verdict:
     """All checks, again and again: good when one round is clean, bad at the first `Hopeless` or at the deadline."""
     started = clock()
