@@ -73,6 +73,19 @@ def test_the_updater_reads_the_history_that_the_lifeline_writes(world: World) ->
     assert [(entry.event, entry.version, entry.from_version) for entry in entries] == [("lifeline_installed", V2, V1)]
 
 
+@pytest.mark.parametrize("torn", [b'{"at": 1.0, "ev', b"\0\0"])
+def test_a_line_of_the_history_that_a_power_cut_tore_takes_no_other_with_it(world: World, torn: bytes) -> None:
+    from appliance_update import history
+
+    world.publish(V2)
+    path = world.root / "var/lib/appliance-update/history.jsonl"
+    path.write_bytes(torn)
+    assert world.run("run", "--now").returncode == 0
+    entries, _ = history.read(path)
+    assert [(entry.event, entry.version) for entry in entries] == [("lifeline_installed", V2)]
+    assert path.read_bytes().startswith(torn + b'\n{"at": ')
+
+
 def test_what_fails_its_trial_is_not_tried_again_until_a_higher_number(world: World) -> None:
     world.publish(V2)
     assert world.run("run", "--now").returncode == 0
