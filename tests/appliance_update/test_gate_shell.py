@@ -156,7 +156,7 @@ def pin(box: Box, counter: str, *others: str) -> Path:
     return settings
 
 
-@pytest.mark.parametrize("other", ["t640_2026.11.1.efi", "t640_2026.11.3+2-1.efi", "t640-recovery_2026.10.1+3.efi"])
+@pytest.mark.parametrize("other", ["t640_2026.11.1.efi", "t640_2026.11.3+2-1.efi"])
 def test_a_pinned_bad_version_loses_its_pin_when_there_is_something_better(box: Box, other: str) -> None:
     settings = pin(box, "+0-4", other)
     assert box.run("boot-health-reboot").returncode == REBOOT
@@ -170,6 +170,8 @@ def test_a_pinned_bad_version_loses_its_pin_when_there_is_something_better(box: 
     [
         ("+0-4", ()),
         ("+0-4", ("t640_2026.11.1+0-3.efi", "t640-recovery_2026.10.1+0-3.efi")),
+        ("+0-4", ("t640_2026.11.1+0-3.efi", "t640-recovery_2026.10.1+3.efi")),
+        ("+0-4", ("t640-recovery_2026.10.1.efi",)),
         ("+0-5", ("t640_2026.11.1.efi",)),
     ],
 )
@@ -179,6 +181,14 @@ def test_without_anything_better_or_a_second_time_the_pin_is_left_alone(
     settings = pin(box, counter, *others)
     assert box.run("boot-health-reboot").returncode == STAY
     assert settings.read_text() == PINNED
+
+
+def test_a_second_chance_from_the_recovery_that_fails_its_gate_stays_up_and_calls_the_lifeline(box: Box) -> None:
+    for name in ("t640_2026.11.2+0-4.efi", "t640_2026.11.1+0-3.efi", "t640-recovery_2026.10.1+3.efi"):
+        (box.ukis / name).touch()
+    box.counted("t640_2026.11.2+0-4.efi")
+    assert box.run("boot-health-reboot").returncode == STAY
+    assert "2026.11.2" in box.broken
 
 
 def test_a_spent_version_that_nothing_in_the_settings_pinned_is_left_once(box: Box) -> None:
@@ -220,6 +230,8 @@ def test_its_reason_reaches_the_history_of_the_version_before(box: Box) -> None:
         ["t640_2026.11.1.efi", "t640_2026.11.2.efi"],  # blessed: not counted any more
         ["t640_2026.11.2+3.efi"],  # nothing else to boot
         ["t640_2026.11.1+0-3.efi", "t640_2026.11.2+3-0.efi"],  # nothing else that may boot
+        ["t640-recovery_2026.10.1+3.efi", "t640_2026.11.1+0-3.efi", "t640_2026.11.2+3.efi"],  # a recovery is no version
+        ["t640-recovery_2026.10.1.efi", "t640_2026.11.2+3.efi"],
         ["t640_2026.11.1.efi"],
         [],
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,91 @@ def test_the_updater_reads_the_history_that_the_lifeline_writes(world: World) ->
     entries, damaged = history.read(world.root / "var/lib/appliance-update/history.jsonl")
     assert damaged == 0
     assert [(entry.event, entry.version, entry.from_version) for entry in entries] == [("lifeline_installed", V2, V1)]
+
+
+def days_of_rehearsals(world: World, days: int, *, metadata: bool = False) -> None:
+    """One start and one rehearsal that passes a day; with metadata also a check of the real repository."""
+    marks = ["last-contact", "last-metadata"] if metadata else ["last-contact"]
+    for day in range(days):
+        for name in marks:
+            mark = world.root / "var/lib/appliance-update" / name
+            mark.touch()
+            os.utime(mark, (time.time() + day,) * 2)
+        (world.root / "proc/sys/kernel/random/boot_id").write_text(f"boot-{day}\n")
+        (world.root / "proc/uptime").write_text(f"{24 * 3600}.0 0.0\n")
+        assert world.run().returncode == 0
+
+
+def test_rehearsals_that_pass_do_not_hide_that_the_repository_is_out_of_reach(world: World) -> None:
+    world.publish(V2)
+    days_of_rehearsals(world, 13)
+    assert world.status()["state"] == "standing-by"
+    assert world.server.requests == []
+    days_of_rehearsals(world, 2)
+    history = (world.root / "var/lib/appliance-update/history.jsonl").read_text()
+    assert "no verified metadata for 336 h, 336 h are allowed" in history
+    assert world.rebooted
+    assert boot(world.device) == V2
+
+
+def test_verified_metadata_keeps_it_asleep(world: World) -> None:
+    world.publish(V2)
+    days_of_rehearsals(world, 15, metadata=True)
+    assert world.status()["state"] == "standing-by"
+    assert world.server.requests == []
+
+
+def unfetched(world: World, hours: int, uptime: int = 9000) -> None:
+    (world.root / "var/lib/appliance-update/last-contact").touch()
+    state = world.root / "var/lib/appliance-lifeline"
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "silence-metadata").write_text(f"{hours * 3600} 1 another-boot none\n")
+    (world.root / "proc/uptime").write_text(f"{uptime}.0 0.0\n")
+
+
+def test_zero_hours_of_metadata_are_never(world: World) -> None:
+    world.publish(V2)
+    world.settings["METADATA_HOURS"] = "0"
+    unfetched(world, 9999)
+    assert world.run().returncode == 0
+    assert world.status()["state"] == "standing-by"
+    assert world.server.requests == []
+
+
+def test_without_metadata_too_the_updater_has_its_first_hour(world: World) -> None:
+    world.publish(V2)
+    unfetched(world, 400, uptime=120)
+    assert world.run().returncode == 0
+    assert "no verified metadata for 400 h" in world.status()["detail"]
+    assert "first hour" in world.status()["detail"]
+    assert world.server.requests == []
+
+
+def test_a_dead_repository_only_makes_it_ask_while_what_runs_is_offered(world: World) -> None:
+    world.publish(V1)
+    unfetched(world, 400)
+    before = world.device.disk.read_bytes(), world.device.ukis()
+    for _ in range(3):
+        assert world.run().returncode == 0
+        assert "which is what runs" in world.status()["detail"]
+    assert (world.device.disk.read_bytes(), world.device.ukis()) == before
+    assert not world.rebooted
+    world.publish(V2)
+    assert world.run().returncode == 0
+    assert boot(world.device) == V2
+
+
+@pytest.mark.parametrize("torn", [b'{"at": 1.0, "ev', b"\0\0"])
+def test_a_line_of_the_history_that_a_power_cut_tore_takes_no_other_with_it(world: World, torn: bytes) -> None:
+    from appliance_update import history
+
+    world.publish(V2)
+    path = world.root / "var/lib/appliance-update/history.jsonl"
+    path.write_bytes(torn)
+    assert world.run("run", "--now").returncode == 0
+    entries, _ = history.read(path)
+    assert [(entry.event, entry.version) for entry in entries] == [("lifeline_installed", V2)]
+    assert path.read_bytes().startswith(torn + b'\n{"at": ')
 
 
 def test_what_fails_its_trial_is_not_tried_again_until_a_higher_number(world: World) -> None:

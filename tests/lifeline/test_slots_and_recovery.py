@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -157,6 +158,75 @@ def test_when_the_lifeline_brings_nothing_the_better_slot_gets_one_more_try(two_
     recover(two_slots, second_chance=0)
     assert two_slots.rebooted
     assert two_slots.device.ukis() == [f"t640_{V1}+0-3.efi", f"t640_{V2}+1-3.efi"]
+
+
+def aside(world: World, version: str, counter: str = "+0-4") -> None:
+    """The updater's second thoughts: the good version's entry is spent by the updater itself."""
+    path = world.device.uki_directory / f"t640_{version}.efi"
+    path.rename(path.with_name(f"t640_{version}{counter}.efi"))
+
+
+def test_a_good_version_that_stepped_aside_comes_back_by_itself_and_once(two_slots: World) -> None:
+    two_slots.publish("2026.12.1")
+    aside(two_slots, V1)
+    spend(two_slots, V2)
+    add_recovery(two_slots, "+2-1")
+    in_recovery(two_slots)
+    two_slots.server.requests.clear()
+    before = two_slots.device.disk.read_bytes()
+    done = recover(two_slots)
+    assert two_slots.rebooted, done.stdout
+    recovery = f"t640-recovery_{RECOVERY}+3.efi"
+    assert two_slots.device.ukis() == sorted([f"t640_{V1}+1-4.efi", f"t640_{V2}+0-3.efi", recovery])
+    assert two_slots.device.disk.read_bytes() == before
+    assert two_slots.server.requests == []
+    # The loader counts it, and it fails.
+    (two_slots.device.uki_directory / f"t640_{V1}+1-4.efi").rename(
+        two_slots.device.uki_directory / f"t640_{V1}+0-5.efi"
+    )
+    recover(two_slots)
+    assert two_slots.rebooted
+    assert boot(two_slots.device) == "2026.12.1"
+
+
+@pytest.mark.parametrize("counter", ["+0-3", "+0-5"])
+def test_a_version_that_failed_its_tries_does_not_come_back_before_the_lifeline_is_asked(
+    two_slots: World, counter: str
+) -> None:
+    two_slots.server.close()
+    aside(two_slots, V1, counter)
+    spend(two_slots, V2)
+    in_recovery(two_slots)
+    recover(two_slots)
+    assert two_slots.device.ukis() == [f"t640_{V1}{counter}.efi", f"t640_{V2}+0-3.efi"]
+    assert not two_slots.rebooted
+
+
+def test_a_version_that_stepped_aside_does_not_come_back_without_a_whole_slot(two_slots: World) -> None:
+    two_slots.server.close()
+    aside(two_slots, V1)
+    spend(two_slots, V2)
+    relabel(two_slots.device.disk, two_slots.device.layout.number(Role.VERITY, "a"), label="_empty")
+    in_recovery(two_slots)
+    recover(two_slots)
+    assert two_slots.device.ukis() == [f"t640_{V1}+0-4.efi", f"t640_{V2}+0-3.efi"]
+    assert not two_slots.rebooted
+
+
+def test_an_entry_that_cannot_be_renamed_restarts_nothing_and_the_lifeline_is_asked(two_slots: World) -> None:
+    two_slots.publish("2026.12.1")
+    aside(two_slots, V1)
+    spend(two_slots, V2)
+    in_recovery(two_slots)
+    shims = two_slots.directory / "shims"
+    shutil.copytree(two_slots.tools, shims, symlinks=True)
+    (shims / "mv").unlink()
+    (shims / "mv").write_text(
+        f'#!{two_slots.tools}/sh\ncase "$*" in *+1-4*) exit 1 ;; esac\nexec {(two_slots.tools / "mv").resolve()} "$@"\n'
+    )
+    (shims / "mv").chmod(0o755)
+    done = recover(dataclasses.replace(two_slots, tools=shims))
+    assert boot(two_slots.device) == "2026.12.1", done.stdout
 
 
 def test_a_replay_is_refused_in_the_recovery_too(two_slots: World) -> None:
