@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import tomllib
@@ -9,11 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from appliance_flash import site
+from appliance_flash import devices, programs, site
 from appliance_flash.errors import Unusable
 from tests.appliance_flash.conftest import ESP_START, call, needs_loop_devices, run
 
-CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+CA = """\
+-----BEGIN CERTIFICATE-----
+MIIBdjCCARugAwIBAgIUTUFno9iqa1MFxhPstmqOYvrbVCwwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjIxMTM1MDlaGA8yMTI2MTAyOTExMzUw
+OVowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEL1
+TMy/qhCsMcqO0vPHKDCljVUZSth3hcjKmMZypNR+MAebSV5mO+UhLQeNC1wKER8H
+hiqKl73COhUKum8tvBOjUzBRMB0GA1UdDgQWBBRAtMUuEAO/JbnY48yg3LZp0yc3
+eTAfBgNVHSMEGDAWgBRAtMUuEAO/JbnY48yg3LZp0yc3eTAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0kAMEYCIQCum2PQZpT8fYSkq0GBcq9jijxaKTCaluwQ
+sF3MK43iQwIhAPMpGrDGYXGyEAuhAZdP+/88p8jDm6lB2WeGzSWcMipE
+-----END CERTIFICATE-----
+"""
 SITE = """
 [central]
 url = "https://central.example.org:8443"
@@ -184,3 +196,115 @@ def test_a_code_without_a_server_is_refused(target: Path, tmp_path: Path) -> Non
     file = tmp_path / "bare.toml"
     file.write_text("")
     assert call("seed", target, "--site", file, "--enrolment-code", "AB12").exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[central]\nurl = 'https://c.example/a\"b'", "central.url"),
+        ("[central]\nurl = 'https://c.example\\q'", "central.url"),
+        ('[central]\nurl = "https://c.example:99999/"', "central.url"),
+        ('[network]\naddress = "fe80::2/64"\ngateway = "fe80::1%eth0\\n[Route]"', "not an address"),
+        ('[network]\ndns = ["fe80::1%x"]', "not an address"),
+        ("[network]\nntp = ['a\"b']", "ntp"),
+        ('[network]\ngateway = "192.0.2.1"', "needs network.address"),
+        ('[window]\nstart = "０２:００"\nend = "05:00"', "window.start"),
+        ('[window]\ntime_zone = "America"', "site.toml"),
+        ('[window]\ntime_zone = ""', "site.toml"),
+        (f'[window]\ntime_zone = "{"A" * 300}"', "site.toml"),
+        ("#" * (64 << 10) + "\n", "larger than 65536"),
+    ],
+)
+def test_what_would_say_something_else_in_a_made_file_is_refused(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text(line)
+    with pytest.raises(Unusable, match=reason):
+        site.load(file)
+
+
+def test_a_netmask_is_written_as_a_prefix(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text('[network]\naddress = "192.0.2.7/255.255.255.0"\n')
+    assert "Address=192.0.2.7/24" in site.files(site.load(file), "")["site.network"].splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "no certificates"),
+        (CA * 200, "larger than 65536"),
+    ],
+)
+def test_an_authority_file_that_no_program_takes_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "ca.pem").write_text(text)
+    file = tmp_path / "site.toml"
+    file.write_text('[central]\nurl = "https://c.example"\nca_file = "ca.pem"\n')
+    with pytest.raises(Unusable, match=reason):
+        site.load(file)
+
+
+def test_a_file_larger_than_the_appliance_takes_is_not_made(site_file: Path) -> None:
+    with pytest.raises(Unusable, match="takes no larger"):
+        site.files(site.load(site_file), "A" * 70_000)
+
+
+def test_a_made_file_that_would_read_differently_is_refused(site_file: Path) -> None:
+    odd = dataclasses.replace(site.load(site_file), ca=f"{CA}\x01")
+    with pytest.raises(Unusable, match="would not say"):
+        site.files(odd, "AB12")
+
+
+@needs_loop_devices
+def test_a_device_that_something_else_holds_is_not_seeded(image: Path, device: Path) -> None:
+    assert call("write", image, device, "--yes", "--force").exit_code == 0
+    with devices.held(devices.find(device)):
+        assert call("seed", device, "--unattended", "--force").exit_code == 4
+    assert on(device, "unattended") == ""
+
+
+@needs_loop_devices
+def test_seeding_lets_go_of_what_is_mounted(image: Path, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("write", image, device, "--yes", "--force").exit_code == 0
+    asked: list[str] = []
+    monkeypatch.setattr(devices, "_in_use", lambda entry, proc: iter(["/media/boot"]))
+    monkeypatch.setattr(devices, "_unmounted", lambda place: bool(asked.append(place)))
+    assert call("seed", device, "--unattended", "--force").exit_code == 4
+    assert asked == ["/media/boot"]
+    assert on(device, "unattended") == ""
+
+
+@needs_loop_devices
+def test_what_is_read_back_comes_from_the_device_not_from_memory(
+    image: Path, device: Path, site_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("write", image, device, "--yes", "--force").exit_code == 0
+    real, backing = programs.run, device_file(device)
+
+    def forgetful(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+        if arguments[:2] == ["mcopy", "-n"]:
+            content = backing.read_bytes()
+            with backing.open("r+b") as file:
+                file.seek(content.index(b'code = "AB12'))
+                file.write(b"rubbish")
+        return real(arguments)
+
+    monkeypatch.setattr(programs, "run", forgetful)
+    done = call("seed", device, "--site", site_file, "--enrolment-code", "AB12", "--force")
+    assert done.exit_code == 1
+    assert "reads back differently" in str(done.exception)
+
+
+def device_file(device: Path) -> Path:
+    return Path(run("losetup", "--noheadings", "--output", "BACK-FILE", str(device)).strip())
+
+
+def test_a_program_that_hangs_is_told_in_a_sentence(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = programs.run
+
+    def hanging(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+        if arguments[0] == "mcopy":
+            raise subprocess.TimeoutExpired("mcopy", 120)
+        return real(arguments)
+
+    monkeypatch.setattr(programs, "run", hanging)
+    assert call("seed", target, "--unattended").exit_code == 1

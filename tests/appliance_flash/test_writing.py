@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import lzma
+import os
+import shutil
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from appliance_flash import blockmap, devices, images, writing
-from appliance_flash.errors import FlashError
+from appliance_flash import blockmap, devices, images, programs, writing
+from appliance_flash.cli import main
+from appliance_flash.errors import FlashError, Missing, Refused
 from tests.appliance_flash.conftest import (
     ESP_START,
     LOADER,
@@ -202,3 +211,242 @@ def test_a_large_range_is_told_in_pieces(tmp_path: Path) -> None:
     with file.open("rb") as opened:
         spans = blockmap.make(opened, 130 * MIB).spans
     assert [(span.last - span.first + 1) * blockmap.BLOCK for span in spans] == [64 * MIB, 64 * MIB, 2 * MIB]
+
+
+# -- nothing is written before it can be finished ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", ["bmaptool", "wipefs", "sfdisk"])
+def test_a_missing_program_is_told_before_the_first_byte(
+    image: Path, device: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    real, before = shutil.which, device.read_bytes()
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None if name == program else real(name, path=path))
+    assert call("write", image, device, "--force", "--yes").exit_code == 6
+    assert device.read_bytes() == before
+
+
+def test_who_may_not_flush_the_device_is_told_before_the_first_byte(
+    image: Path, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    before = device.read_bytes()
+    monkeypatch.setattr("fcntl.ioctl", refuse)
+    assert call("write", image, device, "--force", "--yes").exit_code == 4
+    assert device.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), Missing("gone"), subprocess.TimeoutExpired("sfdisk", 120)]
+)
+def test_whatever_fails_after_the_first_byte_says_so(
+    image: Path, device: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(writing, "_finish", fail)
+    assert call("write", image, device, "--force", "--yes").exit_code == 1
+    assert not boots(device)
+
+
+def test_a_disk_that_came_under_the_same_name_while_the_question_was_open_is_left_alone(
+    image: Path, device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"precious" * (64 * MIB // 8))
+
+    def change(*_: object) -> None:
+        run("losetup", "--detach", str(device))
+        run("losetup", str(device), str(other))
+
+    monkeypatch.setattr("appliance_flash.cli._ask", change)
+    assert call("write", image, device, "--force").exit_code == 4
+    assert other.read_bytes() == b"precious" * (64 * MIB // 8)
+
+
+def test_another_disk_is_neither_written_to_nor_cleared(image: Path, device: Path) -> None:
+    before = device.read_bytes()
+    chosen = dataclasses.replace(devices.find(device), sequence="another")
+    with pytest.raises(Refused, match="another disk"):
+        writing.write(images.find(image), images.map_of(images.find(image), None), chosen, lambda *_: None)
+    writing._spoil(chosen)
+    assert device.read_bytes() == before
+
+
+def test_a_device_that_something_unseen_holds_is_refused(image: Path, device: Path) -> None:
+    before = device.read_bytes()
+    with devices.held(devices.find(device)):
+        assert call("write", image, device, "--force", "--yes").exit_code == 4
+    assert device.read_bytes() == before
+
+
+def test_a_device_with_other_sectors_is_refused(image: Path, tmp_path: Path) -> None:
+    file = tmp_path / "large-sectors"
+    file.write_bytes(bytes(64 * MIB))
+    name = run("losetup", "--sector-size", "4096", "--find", "--show", str(file)).strip()
+    try:
+        assert call("write", image, name, "--force", "--yes").exit_code == 4
+    finally:
+        run("losetup", "--detach", name)
+
+
+def test_an_image_on_the_device_itself_is_refused(image: Path, tmp_path: Path) -> None:
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    for device in loop(tmp_path / "device", 128):
+        run("mkfs.ext4", "-q", str(device))
+        run("mount", str(device), str(mounted))
+        run("cp", str(image), str(mounted / "disk.raw"))
+        done = call("write", mounted / "disk.raw", device, "--yes", "--force")
+        assert mounted.is_mount()
+        run("umount", str(mounted))
+        assert done.exit_code == 4
+        assert "lies on" in str(done.exception)
+
+
+@pytest.mark.parametrize("part", ["nothing", "the first block", "what matters"])
+def test_a_map_that_leaves_out_what_matters_is_refused(image: Path, device: Path, tmp_path: Path, part: str) -> None:
+    found = images.map_of(images.find(image), None)
+    spans = {"nothing": (), "the first block": found.spans[1:], "what matters": found.spans[:1]}[part]
+    bmap, before = tmp_path / "other.bmap", device.read_bytes()
+    bmap.write_text(dataclasses.replace(found, spans=spans).to_xml())
+    assert call("write", image, device, "--map", bmap, "--force", "--yes").exit_code == 5
+    assert device.read_bytes() == before
+
+
+def test_a_map_of_holes_beside_an_image_is_not_believed(image: Path, packed: Path) -> None:
+    raw = packed.with_name("copy.raw")
+    run("cp", "--sparse=always", str(image), str(raw))
+    for file in (raw, packed):
+        file.with_name(file.name.removesuffix(".zst") + ".bmap").write_text(run("bmaptool", "create", str(raw)))
+        assert images.map_of(images.find(file), None) == images.map_of(images.find(image), None)
+
+
+def test_an_image_that_nothing_starts_from_is_refused(image: Path, device: Path, tmp_path: Path) -> None:
+    packed, before = tmp_path / "disk.raw.xz", device.read_bytes()
+    packed.write_bytes(lzma.compress(image.read_bytes(), preset=0))
+    done = call("write", packed, device, "--force", "--yes")
+    assert done.exit_code == 5
+    assert "unpack it first" in str(done.exception)
+    assert device.read_bytes() == before
+
+
+def test_no_room_to_unpack_is_told_before_the_first_byte(
+    packed: Path, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images, "_unpack", full)
+    assert call("write", packed, device, "--force", "--yes").exit_code == 5
+
+
+# -- the first MiB comes last ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_until_all_else_has_been_read_back_nothing_starts_from_the_device(
+    image: Path, packed: Path, device: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    seen, real = [], writing._write_head
+
+    def look(head: bytes, target: devices.Device) -> None:
+        seen.append(device.read_bytes())
+        real(head, target)
+
+    monkeypatch.setattr(writing, "_write_head", look)
+    assert call("write", packed if compressed else image, device, "--force", "--yes").exit_code == 0
+    assert b"EFI PART" not in seen[0][:MIB]
+    assert seen[0][SLOT_START : SLOT_START + MIB] == image.read_bytes()[SLOT_START : SLOT_START + MIB]
+    assert carries(device, image)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_stopped_clears_the_device_and_its_scratch_folder(
+    image: Path, device: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = (
+        "import os, signal, sys\nfrom appliance_flash import cli, writing\n"
+        f"writing._sectors_written = lambda device: os.kill(os.getpid(), {int(number)}) or 0\nsys.exit(cli.main())"
+    )
+    command = [sys.executable, "-c", code, "write", str(image), str(device), "--force", "--yes", "--json"]
+    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"TMPDIR": str(scratch)})
+    assert done.returncode == 130, done.stderr
+    assert json.loads(done.stdout)["status"] == 130
+    assert not any(device.read_bytes()[:MIB])
+    assert list(scratch.iterdir()) == []
+
+
+def test_no_bmaptool_outlives_this_program(image: Path, device: Path, tmp_path: Path) -> None:
+    tool, note = tmp_path / "bmaptool", tmp_path / "pid"
+    tool.write_text(f"#!/bin/sh\necho $$ > {note}.new; mv {note}.new {note}\nexec sleep 60\n")
+    tool.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command = [sys.executable, "-m", "appliance_flash", "write", str(image), str(device), "--force", "--yes"]
+    with subprocess.Popen(command, env=os.environ | {"PATH": path}, stderr=subprocess.DEVNULL) as process:
+        wait_for(note.exists)
+        process.kill()
+    wait_for(lambda: not running(int(note.read_text())))
+
+
+def running(number: int) -> bool:
+    stat = Path(f"/proc/{number}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_table_that_is_not_on_the_device_at_the_end_is_noticed(
+    image: Path, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = programs.run
+
+    def careless(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+        if arguments[0] == "sfdisk":
+            return subprocess.CompletedProcess(arguments, 0)
+        return real(arguments)
+
+    monkeypatch.setattr(programs, "run", careless)
+    assert call("write", image, device, "--force", "--yes").exit_code == 1
+    assert not boots(device)
+
+
+def test_only_partitions_are_wiped_not_the_boot_areas_of_an_emmc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, nodes, wiped = tmp_path / "block/mmcblk0", tmp_path / "dev", []
+    nodes.mkdir()
+    for name in ("mmcblk0p1", "mmcblk0boot0", "mmcblk0boot1"):
+        (entry / name).mkdir(parents=True)
+        (nodes / name).touch()
+    (nodes / "mmcblk0").touch()
+    (entry / "mmcblk0p1/partition").write_text("1\n")
+    monkeypatch.setattr(devices, "SYS", tmp_path)
+
+    def wipe(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+        wiped.append(Path(arguments[-1]).name)
+        return subprocess.CompletedProcess(arguments, 0)
+
+    monkeypatch.setattr(programs, "run", wipe)
+    writing._forget(devices.Device(nodes / "mmcblk0", "", 1, "emmc", True, False, (), "179:0"))
+    assert wiped == ["mmcblk0p1", "mmcblk0"]
+
+
+def test_an_error_is_told_to_programs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    monkeypatch.setattr(sys, "argv", ["appliance-flash", "map", str(empty), "--json"])
+    assert main() == 5
+    assert json.loads(capsys.readouterr().out) == {"error": f"{empty} is empty.", "status": 5}

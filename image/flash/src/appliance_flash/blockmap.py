@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 from xml.etree import ElementTree
@@ -21,10 +21,15 @@ LONGEST = 64 << 20
 MAX_MAP = 64 << 20
 """Largest map file that is read, in bytes."""
 
+HEAD = 1 << 20
+"""What is written last: with it a device becomes one that something starts from."""
+
+_MARK = "<!-- A block map: which blocks of the image are to be written. https://github.com/yoctoproject/bmaptool -->"
 _NO_CHECKSUM = "0" * 64
-_HEAD = """<?xml version="1.0" ?>
-<!-- A block map: which blocks of the image are to be written. https://github.com/yoctoproject/bmaptool -->
-<bmap version="2.0">
+_HEAD = f"""<?xml version="1.0" ?>
+{_MARK}
+"""
+_HEAD += """<bmap version="2.0">
     <ImageSize> {size} </ImageSize>
     <BlockSize> {block} </BlockSize>
     <BlocksCount> {blocks} </BlocksCount>
@@ -52,6 +57,8 @@ class BlockMap:
     spans: tuple[Span, ...]
     block_size: int = BLOCK
     algorithm: str = "sha256"
+    own: bool = field(default=True, compare=False)
+    """Made by this tool, so by what matters and not by the holes of a file."""
 
     @property
     def mapped_bytes(self) -> int:
@@ -108,11 +115,11 @@ def parse(raw: bytes) -> BlockMap:
         spans = tuple(_span(element) for element in root.iterfind("BlockMap/Range"))
     except (ElementTree.ParseError, ValueError, TypeError) as error:
         raise Unusable(f"the block map cannot be read: {error}.") from error
-    return _checked(BlockMap(size, spans, block, algorithm))
+    return _checked(BlockMap(size, spans, block, algorithm, _MARK.encode() in raw))
 
 
 def _checked(made: BlockMap) -> BlockMap:
-    if made.image_size <= 0 or made.block_size < 512:
+    if made.image_size <= 0 or made.block_size < 512 or HEAD % made.block_size:
         raise Unusable("the block map's sizes make no sense.")
     end = -1
     for span in made.spans:
@@ -162,6 +169,54 @@ def make(image: BinaryIO, size: int, progress: Callable[[int, int], None] | None
                 progress(done, total)
         spans.append(Span(first, last, digest.hexdigest()))
     return BlockMap(size, tuple(spans))
+
+
+def covers(found: BlockMap, ranges: list[contents.Range]) -> bool:
+    """Whether all of these bytes are among those the map writes."""
+    written = contents.joined([(start, start + length) for start, length, _ in found.byte_spans()])
+    return contents.joined(written + ranges) == written
+
+
+def split(found: BlockMap, image: BinaryIO) -> tuple[bytes, BlockMap]:
+    """The image's first MiB, and the map of what comes after it; `image` is read from its beginning, never back.
+
+    Raises `OSError` and `Unusable`.
+    """
+    head, at, spans = b"", 0, []
+    for (start, length, expected), span in zip(found.byte_spans(), found.spans, strict=True):
+        if start >= HEAD:
+            spans.append(span)
+            continue
+        if start > at:
+            head += _exactly(image, start - at)
+        whole, rest = hashlib.new(found.algorithm), hashlib.new(found.algorithm)
+        at = start
+        while at < start + length:
+            limit = HEAD if at < HEAD else start + length
+            piece = _exactly(image, min(PIECE, limit - at, start + length - at))
+            whole.update(piece)
+            if at < HEAD:
+                head += piece
+            else:
+                rest.update(piece)
+            at += len(piece)
+        if whole.hexdigest() != expected:
+            raise Unusable("the beginning of the image is not what its map says: it has another checksum.")
+        if at > HEAD:
+            spans.append(Span(HEAD // found.block_size, span.last, rest.hexdigest()))
+    head += _exactly(image, max(min(HEAD, found.image_size) - max(at, len(head)), 0))
+    return head, replace(found, spans=tuple(spans))
+
+
+def _exactly(image: BinaryIO, length: int) -> bytes:
+    pieces = []
+    while length:
+        piece = image.read(length)
+        if not piece:
+            raise Unusable("the image ends before its map does. Fetch or copy it again.")
+        pieces.append(piece)
+        length -= len(piece)
+    return b"".join(pieces)
 
 
 def _pieces(ranges: list[contents.Range], size: int) -> Iterator[tuple[int, int]]:

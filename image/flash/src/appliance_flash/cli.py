@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ Exit codes:
   6    a program is missing
   130  interrupted; a device that was being written to is not usable
 """
+_INTERRUPTED = 130
 _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _json = click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")
@@ -60,11 +63,15 @@ def write(image: Path, device: Path, map_: Path | None, yes: bool, force: bool, 
     target = devices.find(device)
     devices.check(target, force=force)
     source = images.find(image)
+    images.check(source)
     with screen.bar(as_json) as tell:
         found = images.map_of(source, map_, lambda done, total: tell("mapping", done, total))
-    writing.preflight(target, found)
+    writing.preflight(source, found, target, map_)
     if not yes:
         _ask(target)
+    # While the question was open the disk may have been taken out, or a desktop may have mounted it.
+    target = devices.confirm(target)
+    devices.check(target, force=force)
     devices.release(target)
     with screen.bar(as_json) as tell:
         writing.write(source, found, target, tell)
@@ -99,7 +106,7 @@ def map_(image: Path, output: Path | None, as_json: bool) -> None:
 @click.option("--unattended", is_flag=True, help="Let the medium install without asking, on machines of its list.")
 @click.option("--replace-appliance", is_flag=True, help="With --unattended: also over an appliance.")
 @click.option("--clear", is_flag=True, help="Remove what was put there before.")
-@click.option("--force", is_flag=True, help="Also a disk that is built in; never the one with /.")
+@click.option("--force", is_flag=True, help="Also a disk that is built in or in use; never the one with /.")
 @_json
 def seed(
     target: Path, site_: Path | None, enrolment_code: str, unattended: bool, replace_appliance: bool, clear: bool,
@@ -113,11 +120,16 @@ def seed(
     files = site.files(site.load(site_), enrolment_code) if site_ else {}
     if unattended:
         files[site.UNATTENDED] = "replace-appliance\n" if replace_appliance else "install\n"
-    if not target.is_file():
+    seeding.preflight()
+    if target.is_file():
+        seeding.seed(target, files)
+    else:
         found = devices.find(target)
         devices.check(found, force=force)
-        target = found.path
-    seeding.seed(target, files)
+        devices.release(found)
+        with devices.held(found):
+            devices.confirm(found)
+            seeding.seed(found.path, files)
     said = f"On {target}: {', '.join(sorted(files))}." if files else f"Nothing of a site is on {target} any more."
     _report({"target": str(target), "files": sorted(files)}, as_json, said)
 
@@ -156,19 +168,36 @@ def _report(facts: dict[str, Any], as_json: bool, sentence: str) -> None:
 
 def main() -> int:
     """The program's entry: exit status as in `--help`."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
     try:
         return int(cli.main(standalone_mode=False) or 0)
     except FlashError as error:
-        screen.console.print(f"Not done: {error}", style="red", markup=False)
-        return error.status
+        return _failed(str(error), error.status)
     except PermissionError as error:
-        screen.console.print(f"Not done: {error.filename}: only root may do that.", style="red", markup=False)
-        return Refused.status
+        return _failed(f"{error.filename}: only root may do that.", Refused.status)
+    except (OSError, subprocess.SubprocessError) as error:
+        # What happens after the first byte was written is a `FlashError`.
+        return _failed(f"{error}. Nothing was written.", Refused.status)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        if "--json" not in sys.argv:
+            error.show()
+            return error.exit_code
+        return _failed(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return 130
+        return _failed("interrupted.", _INTERRUPTED)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """Being stopped is as Ctrl-C: the device is cleared and the scratch folder goes."""
+    raise KeyboardInterrupt
+
+
+def _failed(message: str, status: int) -> int:
+    screen.console.print(f"Not done: {message}", style="red", markup=False)
+    if "--json" in sys.argv:
+        _print({"error": message, "status": status})
+    return status
 
 
 if __name__ == "__main__":

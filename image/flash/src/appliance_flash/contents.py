@@ -26,19 +26,20 @@ def needed(image: BinaryIO, size: int) -> list[Range]:
     for part in table.partitions:
         start, end = min(part.start, size), min(part.end, size)
         ranges += [(start + low, min(start + high, end)) for low, high in _of_partition(image, start, end - start)]
-    return _joined(ranges)
+    return joined(ranges)
 
 
-def _joined(ranges: list[Range]) -> list[Range]:
-    joined: list[Range] = []
+def joined(ranges: list[Range]) -> list[Range]:
+    """The same ranges in order, none of them touching another."""
+    done: list[Range] = []
     for low, high in sorted(ranges):
         if low >= high:
             continue
-        if joined and low <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
+        if done and low <= done[-1][1]:
+            done[-1] = (done[-1][0], max(done[-1][1], high))
         else:
-            joined.append((low, high))
-    return joined
+            done.append((low, high))
+    return done
 
 
 def _is_iso(image: BinaryIO) -> bool:
@@ -102,4 +103,4 @@ def fat32(image: BinaryIO, start: int, size: int, first: bytes) -> list[Range]:
             if 2 <= index < count and value & 0x0FFFFFFF:
                 at = data + (index - 2) * cluster
                 ranges.append((at, at + cluster))
-    return _joined(ranges)
+    return joined(ranges)

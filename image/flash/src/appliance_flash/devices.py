@@ -6,9 +6,13 @@ wrongly; what hangs on USB or is a memory card counts as removable too.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import re
 import stat
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ from appliance_flash.errors import Refused
 SYS = Path("/sys")
 PROC = Path("/proc")
 DEV = Path("/dev")
+_BLKFLSBUF = 0x1261
 _NOT_LISTED = re.compile(r"(loop|ram|zram|sr|fd|nbd|dm-|md)\d|mmcblk\d+(boot\d|rpmb)")
 
 
@@ -35,6 +40,10 @@ class Device:
     mounted: tuple[str, ...]
     number: str
     """Major and minor number, as `8:16`."""
+    sequence: str = ""
+    """The kernel's count of disks: another one under the same name has another."""
+    serial: str = ""
+    sector: int = 512
 
     @property
     def name(self) -> str:
@@ -84,6 +93,9 @@ def describe(name: str, sys: Path = SYS, proc: Path = PROC) -> Device:
         read_only=_read(entry / "ro") == "1",
         mounted=tuple(_in_use(entry, proc)),
         number=_read(entry / "dev"),
+        sequence=_read(entry / "diskseq"),
+        serial=_read(entry / "device/serial") or _read(entry / "device/wwid"),
+        sector=int(_read(entry / "queue/logical_block_size") or 512),
     )
 
 
@@ -111,6 +123,16 @@ def _transport(entry: Path) -> str:
 
 def _in_use(entry: Path, proc: Path) -> Iterator[str]:
     """Where the disk, its partitions and everything stacked on them is mounted or otherwise held."""
+    numbers, stacked = _stack(entry)
+    places = {where for number, where in _mounts(proc) if number in numbers}
+    places |= {f"swap on {path}" for number, path in _swaps(proc) if number in numbers}
+    yield from sorted(places)
+    if not places and stacked:
+        yield f"held by {stacked[0]}"
+
+
+def _stack(entry: Path) -> tuple[set[str], list[str]]:
+    """The numbers of the disk, its partitions and all that is stacked on them; and the names of what is stacked."""
     numbers, stacked = set(), []
     queue = [entry]
     while queue:
@@ -123,11 +145,7 @@ def _in_use(entry: Path, proc: Path) -> Iterator[str]:
         for holder in sorted(holders.iterdir()) if holders.is_dir() else ():
             stacked.append(holder.name)
             queue.append(holder.resolve())
-    places = {where for number, where in _mounts(proc) if number in numbers}
-    places |= {f"swap on {path}" for number, path in _swaps(proc) if number in numbers}
-    yield from sorted(places)
-    if not places and stacked:
-        yield f"held by {stacked[0]}"
+    return numbers, stacked
 
 
 def _mounts(proc: Path) -> Iterator[tuple[str, str]]:
@@ -180,6 +198,65 @@ def check(device: Device, *, force: bool) -> None:
 def release(device: Device) -> None:
     """Unmount what is mounted of a disk that a person has said may go. Raises `Refused`."""
     for place in device.mounted:
-        done = programs.run(["umount", place]) if place.startswith("/") else None
-        if done is None or done.returncode != 0:
+        if not place.startswith("/") or not _unmounted(place):
             raise Refused(f"{device.path} is in use and cannot be let go of: {place}. Stop what uses it first.")
+
+
+def _unmounted(place: str) -> bool:
+    try:
+        return programs.run(["umount", place]).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def confirm(device: Device) -> Device:
+    """The same disk as it is now: what is mounted may have changed. Raises `Refused` when its name has another disk."""
+    try:
+        now = describe(device.name)
+    except OSError as error:
+        raise Refused(f"{device.path} is gone. Plug it in and begin again.") from error
+    if _identity(now) != _identity(device):
+        raise Refused(f"{device.path} is another disk now than the one that was chosen. Begin again.")
+    return now
+
+
+def _identity(device: Device) -> tuple[str | int, ...]:
+    return device.number, device.sequence, device.size, device.serial, device.model
+
+
+@contextlib.contextmanager
+def held(device: Device) -> Iterator[int]:
+    """The device, open for nobody else: what /sys and /proc do not show (another namespace's mount) the kernel knows.
+
+    Raises `Refused`.
+    """
+    try:
+        file = os.open(device.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise Refused(f"{device.path} is in use, by something this tool does not see. Stop it first.") from error
+        raise Refused(f"{device.path} cannot be opened for writing: {error.strerror}.") from error
+    try:
+        number = os.fstat(file).st_rdev
+        if f"{os.major(number)}:{os.minor(number)}" != device.number:
+            raise Refused(f"{device.path} is another disk now than the one that was chosen. Begin again.")
+        yield file
+    finally:
+        os.close(file)
+
+
+def flush(file: int) -> None:
+    """Bring what was written to the device, and forget it: what is read next comes from there. Raises `OSError`."""
+    os.fsync(file)
+    if stat.S_ISBLK(os.fstat(file).st_mode):
+        fcntl.ioctl(file, _BLKFLSBUF, 0)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def carries(device: Device, path: Path) -> bool:
+    """Whether a file lies on the device, or is the device. Raises `OSError`."""
+    facts = path.stat()
+    numbers = _stack((SYS / "block" / device.name).resolve())[0]
+    ours = {f"{os.major(number)}:{os.minor(number)}" for number in (facts.st_dev, facts.st_rdev)} & numbers
+    # btrfs counts its file systems by numbers of its own: ask the places.
+    return bool(ours) or any(Path(at).stat().st_dev == facts.st_dev for at in device.mounted if at.startswith("/"))

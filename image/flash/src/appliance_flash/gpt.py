@@ -38,9 +38,9 @@ class Table:
     tail: int
 
 
-def read(image: BinaryIO) -> Table | None:
-    """The table; None when there is none whose checksums are right. Raises `OSError`."""
-    image.seek(SECTOR)
+def read(image: BinaryIO, header: int = SECTOR) -> Table | None:
+    """The table whose header is there; None when there is none whose checksums are right. Raises `OSError`."""
+    image.seek(header)
     raw = image.read(SECTOR)
     if len(raw) < _HEADER.size or raw[:8] != b"EFI PART":
         return None

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
-from appliance_flash import blockmap, programs
+from appliance_flash import blockmap, contents, gpt, programs
 from appliance_flash.blockmap import BlockMap
 from appliance_flash.errors import Unusable
 
@@ -48,13 +48,47 @@ def find(path: Path) -> Image:
 @contextlib.contextmanager
 def raw(image: Image) -> Iterator[BinaryIO]:
     """The image's bytes in a file one can jump about in; a compressed one is unpacked first. Raises `Unusable`."""
+    try:
+        if not image.compressed:
+            with image.path.open("rb") as file:
+                yield file
+            return
+        with tempfile.TemporaryFile(dir=image.path.parent) as scratch:
+            _unpack(image.path, scratch)
+            yield scratch
+    except OSError as error:
+        room = " It is unpacked in its own folder, which must be writable and have room." if image.compressed else ""
+        raise Unusable(f"{image.path}: {error.strerror or error}.{room}") from error
+
+
+@contextlib.contextmanager
+def stream(image: Image) -> Iterator[BinaryIO]:
+    """The image's bytes from the beginning, unpacked as they are read. Raises `OSError` and `Missing`."""
     if not image.compressed:
         with image.path.open("rb") as file:
             yield file
         return
-    with tempfile.TemporaryFile(dir=image.path.parent) as scratch:
-        _unpack(image.path, scratch)
-        yield scratch
+    command = [programs.find("zstd"), "--decompress", "--stdout", "--quiet", "--", str(image.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield cast(BinaryIO, process.stdout)
+        finally:
+            # Only the beginning was wanted.
+            process.kill()
+
+
+def check(image: Image) -> None:
+    """Refuse what nothing starts from: neither a disk with a partition table nor an ISO. Raises `Unusable`."""
+    try:
+        with stream(image) as file:
+            start = file.read(0x8006)
+    except OSError as error:
+        raise Unusable(f"{image.path}: {error.strerror or error}") from error
+    if start[gpt.SECTOR :][:8] != b"EFI PART" and start[0x8001:] != b"CD001":
+        raise Unusable(
+            f"{image.path} is neither a disk image with a partition table (GPT) nor an ISO. If it is compressed in "
+            "another way than with zstd, unpack it first."
+        )
 
 
 def _unpack(path: Path, target: IO[bytes]) -> None:
@@ -79,12 +113,25 @@ def map_of(image: Image, chosen: Path | None, progress: Callable[[int, int], Non
     path = chosen or image.map_path
     if chosen or path.exists():
         found = blockmap.load(path)
+        if not found.spans or found.spans[0].first:
+            raise Unusable(f"{path} leaves out the image's first block: nothing would start from the device.")
         if not image.compressed and image.path.stat().st_size != found.image_size:
             raise Unusable(
                 f"{path} is the map of an image of {found.image_size} bytes, and {image.path} has "
                 f"{image.path.stat().st_size}. One of them is of another version, or the image is not complete."
             )
-        return found
+        if _complete(image, found, chosen is not None):
+            return found
+        if chosen:
+            raise Unusable(f"{path} leaves out parts of the image that matter. Make one: appliance-flash map IMAGE.")
     with raw(image) as file:
         size = file.seek(0, 2)
         return blockmap.make(file, size, progress)
+
+
+def _complete(image: Image, found: BlockMap, chosen: bool) -> bool:
+    """Whether a map may be believed. A compressed image does not tell; whoever names one answers for it."""
+    if image.compressed:
+        return found.own or chosen
+    with raw(image) as file:
+        return blockmap.covers(found, contents.needed(file, found.image_size))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from appliance_flash import gpt, images, programs
+from appliance_flash import devices, gpt, images, programs
 from appliance_flash.errors import FlashError, Unusable
 
 FOLDER = "appliance-seed"
 """Where the installer and the appliance look."""
+
+
+def preflight() -> None:
+    """The programs that will be called. Raises `Missing`."""
+    for program in ("mdir", "mdel", "mmd", "mcopy"):
+        programs.find(program)
 
 
 def partition(path: Path) -> int:
@@ -34,6 +40,14 @@ def seed(path: Path, files: Mapping[str, str]) -> None:
     Raises `FlashError` and `Unusable`.
     """
     place = f"{path}@@{partition(path)}"
+    try:
+        _replace(path, place, files)
+        _read_back(path, place, files)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FlashError(f"the boot partition of {path} cannot be written to: {error}.") from error
+
+
+def _replace(path: Path, place: str, files: Mapping[str, str]) -> None:
     if programs.run(["mdir", "-i", place, "-b", f"::{FOLDER}"]).returncode == 0:
         _mtools(path, "mdel", "-i", place, f"::{FOLDER}/*", accept_failure=True)
     else:
@@ -42,8 +56,12 @@ def seed(path: Path, files: Mapping[str, str]) -> None:
         for name, text in files.items():
             (Path(scratch) / name).write_text(text)
             _mtools(path, "mcopy", "-o", "-i", place, str(Path(scratch) / name), f"::{FOLDER}/{name}")
+
+
+def _read_back(path: Path, place: str, files: Mapping[str, str]) -> None:
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        # What is in memory is what was meant; read what is on the device.
+        devices.flush(file.fileno())
     for name, text in files.items():
         back = programs.run(["mcopy", "-n", "-i", place, f"::{FOLDER}/{name}", "-"])
         if back.stdout != text.encode():

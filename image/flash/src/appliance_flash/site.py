@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
+import ssl
 import tomllib
 import zoneinfo
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,6 +19,8 @@ from appliance_flash.errors import Unusable
 
 ENROLMENT, SITE, NETWORK, UNATTENDED = "enrolment.toml", "site.toml", "site.network", "unattended"
 MAX_FILE = 64 << 10
+"""Largest file read or made, in bytes; the appliance takes no larger one."""
+
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 LONGEST_POSTPONEMENT = 366
 
@@ -67,8 +72,7 @@ class Site:
 def load(path: Path) -> Site:
     """Read and check a site file. Raises `Unusable`, which names the file and the key."""
     try:
-        raw = path.read_bytes()
-        data = tomllib.loads(raw[:MAX_FILE].decode())
+        data = tomllib.loads(_read(path).decode())
         site = msgspec.convert(data, Site)
     except OSError as error:
         raise Unusable(f"{path}: {error.strerror or error}") from error
@@ -81,14 +85,43 @@ def load(path: Path) -> Site:
             if table not in known or key not in known[table]:
                 raise Unusable(f"{path}: {f'{table}.{key}'.rstrip('.')} is not known. docs/flashing.md names the keys.")
     _check(site, path)
+    if site.network.address:
+        # A netmask becomes the prefix that the network manager wants.
+        address = str(ipaddress.ip_interface(site.network.address))
+        site = dataclasses.replace(site, network=dataclasses.replace(site.network, address=address))
     return _with_authority(site, path)
 
 
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        raw = file.read(MAX_FILE + 1)
+    if len(raw) > MAX_FILE:
+        raise Unusable(f"{path} is larger than {MAX_FILE} bytes.")
+    return raw
+
+
+def _plain(text: str) -> bool:
+    """Whether it can stand in any of the files: no line, quote or escape can begin in it."""
+    return text.isprintable() and not re.search(r"[\s\"'\\]", text)
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and _plain(url)
+    except ValueError:
+        return False
+
+
 def _check(site: Site, path: Path) -> None:
-    parts = urlsplit(site.central.url)
-    if site.central.url and (parts.scheme != "https" or not parts.hostname):
+    if site.central.url and not _is_server(site.central.url):
         raise Unusable(f"{path}: central.url must be an https:// address, not {site.central.url!r}")
     network, window = site.network, site.window
+    if network.gateway and not network.address:
+        raise Unusable(f"{path}: network.gateway needs network.address: without it the gateway comes by DHCP.")
+    for address in (network.address, network.gateway, *network.dns):
+        if not _plain(address) or "%" in address:
+            raise Unusable(f"{path}: {address!r} is not an address that can be written here.")
     try:
         if network.address:
             ipaddress.ip_interface(network.address)
@@ -97,13 +130,12 @@ def _check(site: Site, path: Path) -> None:
         for address in (network.gateway, *network.dns) if network.gateway else network.dns:
             ipaddress.ip_address(address)
         zoneinfo.ZoneInfo(window.time_zone)
-    except (ValueError, zoneinfo.ZoneInfoNotFoundError) as error:
+    except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as error:
         raise Unusable(f"{path}: {error}") from error
-    if any(character.isspace() or not character.isprintable() for name in network.ntp for character in name):
+    if not all(name and _plain(name) and "%" not in name for name in network.ntp):
         raise Unusable(f"{path}: network.ntp holds names or addresses of time servers")
     for key, value in (("start", window.start), ("end", window.end)):
-        hour, _, minute = value.partition(":")
-        good = len(value) == 5 and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60
+        good = re.fullmatch("([01][0-9]|2[0-3]):[0-5][0-9]", value)
         if bool(window.start or window.end) and not good:
             raise Unusable(f"{path}: window.{key} is a time as 02:00, not {value!r}")
     if not set(window.days) <= set(DAYS):
@@ -117,11 +149,15 @@ def _with_authority(site: Site, path: Path) -> Site:
         return site
     file = path.parent / site.central.ca_file
     try:
-        text = file.read_bytes()[:MAX_FILE].decode()
+        text = _read(file).decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise Unusable(f"{path}: central.ca_file: {file}: {error}") from error
     if "-----BEGIN CERTIFICATE-----" not in text or "PRIVATE KEY" in text or "'''" in text:
         raise Unusable(f"{file} is not a PEM file of certificates and nothing else.")
+    try:
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise Unusable(f"{file} has no certificates that can be read: {error}") from error
     return dataclasses.replace(site, ca=text)
 
 
@@ -134,11 +170,35 @@ def files(site: Site, code: str) -> dict[str, str]:
         if not code.isascii() or not all(character.isalnum() or character in "-_" for character in code):
             raise Unusable("this is no enrolment code. Central Command shows it: letters, digits and dashes.")
         made[ENROLMENT] = _enrolment(site, code)
+        _same(ENROLMENT, made[ENROLMENT], {"url": site.central.url, "code": code} | _authority(site))
     if site.network.address or site.network.dns or site.network.ntp:
         made[NETWORK] = _network(site.network)
     if window := _window(site.window):
         made[SITE] = window
+        _same(SITE, window, {"window": _said(site.window)})
+    for name, text in made.items():
+        if len(text.encode()) > MAX_FILE:
+            raise Unusable(f"{name} would be larger than {MAX_FILE} bytes. The appliance takes no larger one.")
     return made
+
+
+def _same(name: str, text: str, meant: dict[str, Any]) -> None:
+    """What the appliance will read is what was meant."""
+    try:
+        good = tomllib.loads(text) == meant
+    except tomllib.TOMLDecodeError:
+        good = False
+    if not good:
+        raise Unusable(f"{name} would not say what the site file says. Look for unusual characters in it.")
+
+
+def _authority(site: Site) -> dict[str, str]:
+    return {"ca": f"{site.ca.strip()}\n"} if site.ca else {}
+
+
+def _said(window: Window) -> dict[str, Any]:
+    values = dataclasses.asdict(window) | {"days": list(window.days)}
+    return {key: value for key, value in values.items() if value not in ("", [], None)}
 
 
 def _window(window: Window) -> str:
@@ -151,7 +211,7 @@ def _window(window: Window) -> str:
         days = ", ".join(f'"{day}"' for day in window.days)
         lines.append(f"days = [{days}]")
     if window.maximum_postponement_days is not None:
-        lines.append(f"maximum_postponement_days = {window.maximum_postponement_days:g}")
+        lines.append(f"maximum_postponement_days = {window.maximum_postponement_days}")
     return "\n".join(lines) + "\n"
 
 
