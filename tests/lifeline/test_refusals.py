@@ -478,7 +478,8 @@ def test_a_file_above_the_limit_is_refused_also_when_its_length_is_not_said(worl
 
 UNUSABLE = [
     ("METADATA_HOURS", "-1"), ("HOURS", "08"), ("HOURS", "-1"), ("HOURS", "3d"), ("FLOOR", "007"),
-    ("BYTES_PER_SECOND", "1k"), ("WINDOW", "25:00-29:00"), ("WINDOW", "02:60-03:00"), ("WINDOW", "24:00-02:00"), ("WINDOW", "2:00-3:00"),
+    ("BYTES_PER_SECOND", "1k"), ("WINDOW", "25:00-29:00"),
+    ("WINDOW", "02:60-03:00"), ("WINDOW", "24:00-02:00"), ("WINDOW", "2:00-3:00"),
 ]  # fmt: skip
 
 
