@@ -127,3 +127,13 @@ def sourced(sys: Path, script: str, *arguments: str) -> tuple[list[str], str]:
         command, env=os.environ | {"INSTALLER_SYS": str(sys)}, capture_output=True, text=True, check=True
     )
     return done.stdout.split(), done.stderr
+
+
+def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, text: str) -> None:
+    """Put a program of this name, a line of shell, before the real one."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    (programs / program).write_text(f"#!/bin/bash\n{text}\n")
+    (programs / program).chmod(0o755)
+    if not os.environ["PATH"].startswith(f"{programs}:"):
+        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")

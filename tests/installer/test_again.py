@@ -11,13 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.installer.conftest import INSTALLER, MIB, Medium, install, needs_loop_devices, run, sourced
+from tests.installer.conftest import (
+    ESP_MIB,
+    ESP_START,
+    INSTALLER,
+    MIB,
+    Medium,
+    install,
+    needs_loop_devices,
+    pretend,
+    run,
+    sourced,
+)
 from tests.installer.test_installing import boots, carries_the_image, on_esp
 
 pytestmark = [needs_loop_devices, pytest.mark.exhaustive]
 
 DEVICE = "dev-0123456789"
 STATE_START = 80 * MIB
+LOADER_PATH = "EFI/systemd/systemd-bootx64.efi"
+KEY = b"THE-DEVICE-KEY"
 
 
 @pytest.fixture
@@ -33,7 +46,15 @@ def lived_in(tmp_path: Path) -> Iterator[str]:
     disk = tmp_path / "lived-in"
     with disk.open("wb") as file:
         file.truncate(160 * MIB)
-    run("sfdisk", "--quiet", str(disk), text=f"label: gpt\nstart={STATE_START // 512}, size=64MiB, name=state\n")
+    table = (
+        f"label: gpt\nstart={ESP_START // 512}, size={ESP_MIB}MiB, type=uefi, name=ESP\n"
+        f"start={STATE_START // 512}, size=64MiB, name=state\n"
+    )
+    run("sfdisk", "--quiet", str(disk), text=table)
+    run("mkfs.vfat", "-F", "32", "-s", "1", "--offset", str(ESP_START // 512), str(disk), str(ESP_MIB * 1024))
+    (tmp_path / "old-loader").write_bytes(b"MZ the old loader")
+    run("mmd", "-i", f"{disk}@@{ESP_START}", "::EFI", "::EFI/systemd")
+    run("mcopy", "-i", f"{disk}@@{ESP_START}", str(tmp_path / "old-loader"), f"::{LOADER_PATH}")
     with disk.open("r+b") as file:
         file.seek(STATE_START)
         file.write(state.read_bytes())
@@ -57,18 +78,24 @@ def test_nothing_of_the_previous_identity_is_left(medium: Medium, lived_in: str)
     assert carries_the_image(lived_in, medium.image)
 
 
-def test_nothing_is_left_where_discarding_is_a_mere_hint(medium: Medium, lived_in: str, tmp_path: Path) -> None:
-    pretend = tmp_path / "bin"
-    pretend.mkdir()
-    (pretend / "blkdiscard").write_text(
-        '#!/bin/sh\ncase "$*" in *--zeroout*) exec /usr/sbin/blkdiscard "$@" ;; esac\nexit 0\n'
-    )
-    (pretend / "blkdiscard").chmod(0o755)
-    command = ["bash", str(INSTALLER), "--images", str(medium.folder), "--disk", lived_in, "--stay-on", "--yes"]
-    path = f"{pretend}:{os.environ['PATH']}"
-    done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"THE-DEVICE-KEY" not in Path(lived_in).read_bytes()
+NO_DISCARD = 'case "$*" in *--zeroout*) exec /usr/sbin/blkdiscard "$@" ;; esac'
+
+
+@pytest.mark.parametrize("table", ["whole", "damaged"])
+def test_nothing_is_left_where_discarding_is_a_mere_hint(
+    lived_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    # A key far behind the file system's beginning counts as well.
+    with Path(lived_in).open("r+b") as disk:
+        disk.seek(STATE_START + 63 * MIB + 100_000)
+        disk.write(KEY)
+        if table == "damaged":
+            for place, whence in ((512 + 16, 0), (-512 + 16, 2)):
+                disk.seek(place, whence)
+                disk.write(b"rot!")
+    pretend(tmp_path, monkeypatch, "blkdiscard", NO_DISCARD)
+    sourced(Path("/sys"), 'erase "$1"', lived_in)
+    assert KEY not in Path(lived_in).read_bytes()
 
 
 @pytest.mark.parametrize(("flag", "goes"), [("install\n", "no"), ("replace-appliance\n", "yes")])
@@ -82,6 +109,21 @@ def test_a_medium_that_was_left_in_does_not_erase_the_appliance_by_itself(
     everywhere.write_text("*|*\n")
     script = 'may_go_unattended "$@" && echo yes || echo no'
     assert sourced(Path("/sys"), script, str(seed), str(everywhere), lived_in)[0] == [goes]
+
+
+@pytest.mark.parametrize("status", [1, 124])
+def test_a_table_that_cannot_be_read_is_not_taken_for_an_empty_disk(
+    tmp_path: Path, lived_in: str, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    (seed / "unattended").write_text("install\n")
+    (tmp_path / "machines").write_text("*|*\n")
+    pretend(tmp_path, monkeypatch, "sfdisk", f"exit {status}")
+    script = 'may_go_unattended "$@" && echo yes || echo no'
+    words, said = sourced(Path("/sys"), script, str(seed), str(tmp_path / "machines"), lived_in)
+    assert words == ["no"]
+    assert "cannot be read" in said
 
 
 def test_an_appliance_that_was_never_started_counts_as_well(tmp_path: Path) -> None:
@@ -139,18 +181,63 @@ def test_whenever_the_power_goes_the_disk_is_good_or_does_not_boot_and_a_second_
     medium.seed(enrolment_toml="code\n")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
+    before = Path(lived_in).read_bytes()
     steps = cut(medium, lived_in, scratch, 0)
     assert steps > 40
     outcomes = set()
+    restore(lived_in, before)
     # Every other step from the last piece of the image on, and some of those before.
     for at in [*range(1, steps - 24, 12), *range(steps - 24, steps + 1, 2)]:
         cut(medium, lived_in, scratch, at)
-        outcome = boots(lived_in)
+        outcome = starts(lived_in)
         outcomes.add(outcome)
-        assert not outcome or at < 20 or good(lived_in, medium), f"cut before step {at} of {steps}"
-        if outcome and at >= 20:
+        untouched = outcome and Path(lived_in).read_bytes() == before
+        assert not outcome or untouched or good(lived_in, medium), f"cut before step {at} of {steps}"
+        if outcome and not untouched:
             # Begin again with a disk that does not boot.
             run("wipefs", "--all", "--force", "--quiet", lived_in)
     assert outcomes == {True, False}
     assert install(medium, lived_in, "--yes").returncode == 0
     assert good(lived_in, medium)
+
+
+def test_wherever_the_erasing_is_cut_short_nothing_starts_and_the_next_one_leaves_no_key(
+    lived_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only `erase` runs here: nothing before it writes, and what comes after it does not know of the old state."""
+    before = Path(lived_in).read_bytes()
+    pretend(tmp_path, monkeypatch, "blkdiscard", NO_DISCARD)
+    pretend(tmp_path, monkeypatch, "timeout", CUT.removeprefix("#!/bin/bash\n"))
+    steps = cut_erasing(lived_in, tmp_path, 0)
+    assert steps > 10
+    for at in range(1, steps + 1):
+        restore(lived_in, before)
+        cut_erasing(lived_in, tmp_path, at)
+        assert not starts(lived_in) or Path(lived_in).read_bytes() == before, f"cut before step {at} of {steps}"
+        cut_erasing(lived_in, tmp_path, 0)
+        assert KEY not in Path(lived_in).read_bytes(), f"cut before step {at} of {steps}"
+
+
+def cut_erasing(disk: str, scratch: Path, at: int) -> int:
+    count = scratch / "count"
+    count.unlink(missing_ok=True)
+    environment = os.environ | {"CUT_AT": str(at), "CUT_COUNT": str(count), "CUT_GROUP": "0"}
+    command = ["bash", "-c", 'source "$1"; erase "$2"', "bash", str(INSTALLER), disk]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, start_new_session=True)
+    assert done.returncode == (-signal.SIGKILL if at else 0), done.stderr.decode()
+    return int(count.read_text())
+
+
+def starts(disk: str) -> bool:
+    """Whether firmware would find a loader: in a boot partition that the table names."""
+    command = ["mcopy", "-n", "-i", f"{disk}@@{ESP_START}", f"::{LOADER_PATH}", "-"]
+    return boots(disk) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def restore(disk: str, content: bytes) -> None:
+    with Path(disk).open("r+b") as file:
+        for at in range(0, len(content), MIB):
+            file.seek(at)
+            if file.read(MIB) != content[at : at + MIB]:
+                file.seek(at)
+                file.write(content[at : at + MIB])

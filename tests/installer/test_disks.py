@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installer.conftest import INSTALLER, candidates, sourced
+from tests.installer.conftest import INSTALLER, candidates, pretend, sourced
 
 GB = 1_000_000_000
 MINIMUM = 8_722_055_168
@@ -146,6 +146,39 @@ def test_two_internal_disks_are_both_offered(machine: Machine) -> None:
     assert machine.offered() == ["/dev/mmcblk0", "/dev/sda"]
 
 
+# -- a disk somebody named --------------------------------------------------------------------------------------------
+
+
+def refused(machine: Machine, disk: str) -> str:
+    """Why this is not a disk to write to; nothing if it is one."""
+    return sourced(machine.sys, '(check_whole "$1") || true', disk)[1]
+
+
+def test_a_whole_disk_may_be_named(machine: Machine) -> None:
+    machine.add("sdb")
+    assert refused(machine, "/dev/sdb") == ""
+
+
+def test_a_partition_may_not(machine: Machine) -> None:
+    machine.add("sdb")
+    (machine.sys / PLACES["sdb"] / "sdb1").mkdir()
+    assert "not a whole disk" in refused(machine, "/dev/sdb1")
+
+
+@pytest.mark.parametrize("name", ["zram0", "dm-0", "sr0", "mmcblk0boot0"])
+def test_what_is_made_of_a_disk_may_not(machine: Machine, name: str) -> None:
+    machine.add(name)
+    assert "Name the disk itself" in refused(machine, f"/dev/{name}")
+
+
+@pytest.mark.parametrize("fact", ["diskseq", "size", "device_serial"])
+def test_a_disk_that_took_the_name_of_another_is_told_from_it(machine: Machine, fact: str) -> None:
+    machine.add("sda", diskseq="7", device_serial="A1")
+    known = sourced(machine.sys, "identities /dev/sda")[0]
+    (machine.sys / PLACES["sda"] / fact.replace("device_", "device/")).write_text("8\n")
+    assert sourced(machine.sys, "identities /dev/sda")[0] != known
+
+
 # -- without a person ------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +202,12 @@ def goes(machine: Machine, seed: Path, *disks: str) -> tuple[bool, str]:
     return words == ["yes"], said
 
 
+def empty(folder: Path) -> str:
+    disk = folder / "empty"
+    disk.write_bytes(bytes(1 << 20))
+    return str(disk)
+
+
 def flagged(folder: Path) -> Path:
     seed = folder / "seed"
     seed.mkdir()
@@ -177,7 +216,36 @@ def flagged(folder: Path) -> Path:
 
 
 def test_a_medium_with_the_flag_installs_by_itself_on_a_machine_of_the_list(t640: Machine, tmp_path: Path) -> None:
-    assert goes(t640, flagged(tmp_path), "/dev/null")[0]
+    assert goes(t640, flagged(tmp_path), empty(tmp_path))[0]
+
+
+def test_after_a_try_that_failed_it_asks(t640: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSTALLER_RUN", str(tmp_path))
+    (tmp_path / "install-appliance.unattended").touch()
+    went, said = goes(t640, flagged(tmp_path), empty(tmp_path))
+    assert not went
+    assert "the last try failed" in said
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_disk_whose_table_is_damaged_may_carry_an_appliance(t640: Machine, tmp_path: Path, place: str) -> None:
+    disk = empty(tmp_path)
+    with Path(disk).open("r+b") as file:
+        file.seek(512 if place == "first" else -512, 0 if place == "first" else 2)
+        file.write(b"EFI PART damaged")
+    went, said = goes(t640, flagged(tmp_path), disk)
+    assert not went
+    assert "cannot be read" in said
+
+
+@pytest.mark.parametrize("bytes_read", ["none", "few"])
+def test_a_disk_that_cannot_be_read_may_carry_an_appliance(
+    t640: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_read: str
+) -> None:
+    pretend(tmp_path, monkeypatch, "dd", "exit 1" if bytes_read == "none" else "echo short")
+    went, said = goes(t640, flagged(tmp_path), empty(tmp_path))
+    assert not went
+    assert "cannot be read" in said
 
 
 def test_without_the_flag_it_asks(t640: Machine, tmp_path: Path) -> None:

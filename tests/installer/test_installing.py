@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from tests.installer.conftest import (
     a_disk,
     install,
     needs_loop_devices,
+    pretend,
     run,
 )
 
@@ -217,6 +220,121 @@ def test_the_disk_the_medium_itself_lies_on_is_refused(medium: Medium, tmp_path:
         run("umount", str(mounted))
     assert done.returncode == 1
     assert "the medium this installer was started from" in done.stderr
+
+
+def test_a_disk_somebody_holds_for_himself_is_refused(medium: Medium, disk: str) -> None:
+    """As a RAID, an encryption or a ZFS does, without a mount."""
+    before = first_bytes(disk, 4 * MIB)
+    held = os.open(disk, os.O_RDWR | os.O_EXCL)
+    try:
+        done = install(medium, disk, "--yes")
+    finally:
+        os.close(held)
+    assert done.returncode == 1
+    assert "in use" in done.stderr
+    assert first_bytes(disk, 4 * MIB) == before
+
+
+def test_a_link_to_the_disk_the_medium_lies_on_is_refused_as_well(tmp_path: Path, disk: str) -> None:
+    link = tmp_path / "by-id"
+    link.symlink_to(disk)
+    script = 'started_from() { echo "$DISK"; }; check_medium() { :; }; described() { echo 1; }; main --disk "$1" --yes'
+    command = ["bash", "-c", f'source "$1"; shift; DISK={disk}; {script}', "bash", str(INSTALLER), str(link)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{disk} is the medium this installer was started from" in done.stderr
+
+
+def test_another_disk_that_took_the_name_while_the_question_was_open_is_left_alone(
+    medium: Medium, disk: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    with other.open("wb") as file:
+        file.truncate(160 * MIB)
+    run("mkfs.ext4", "-q", "-F", "-L", "patients", str(other))
+    before = other.read_bytes()
+    command = ["bash", str(INSTALLER), "--images", str(medium.folder), "--disk", disk, "--stay-on"]
+    asking = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert asking.stdin and asking.stderr
+    said = b""
+    while b"type its name" not in said:
+        said += (piece := asking.stderr.read1())  # type: ignore[attr-defined]
+        assert piece, said.decode()
+    run("losetup", "--detach", disk)
+    run("losetup", disk, str(other))
+    _, rest = asking.communicate(f"{Path(disk).name}\n".encode())
+    assert asking.returncode == 1
+    assert "is not the disk it was" in rest.decode()
+    assert other.read_bytes() == before
+
+
+# -- the site's settings on the medium, and an installation without a person -------------------------------------------
+
+
+@pytest.fixture
+def stick(tmp_path: Path, image: Path) -> Iterator[str]:
+    """A medium with settings in its boot partition."""
+    file = tmp_path / "stick"
+    file.write_bytes(image.read_bytes())
+    (tmp_path / "site").write_text("settings\n")
+    at = f"{file}@@{ESP_START}"
+    run("mmd", "-i", at, "::appliance-seed")
+    for name in ("site.toml", "unattended"):
+        run("mcopy", "-i", at, str(tmp_path / "site"), f"::appliance-seed/{name}")
+    name = run("losetup", "--find", "--show", str(file)).strip()
+    yield name
+    run("losetup", "--detach", name)
+
+
+def take_seed(stick: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = 'findmnt() { case "$*" in *FSTYPE*) echo iso9660 ;; *) echo "$STICK" ;; esac; }; take_seed "$2" "$3"'
+    command = ["bash", "-c", f'source "$1"; {script}', "bash", str(INSTALLER), str(folder), str(folder / "taken")]
+    environment = os.environ | {"STICK": stick}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_settings_in_the_medium_s_boot_partition_are_taken(stick: str, tmp_path: Path) -> None:
+    assert take_seed(stick, tmp_path).returncode == 0
+    assert sorted(file.name for file in (tmp_path / "taken").iterdir()) == ["site.toml", "unattended"]
+    assert (tmp_path / "taken/site.toml").read_text() == "settings\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"),
+    [
+        ("mcopy", 'case "$*" in *site.toml*) exit 1 ;; esac; exec /usr/bin/mcopy "$@"'),
+        ("mdir", "exit 1"),
+        ("dd", "exit 1"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_not_left_out_silently(
+    stick: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, fault: str
+) -> None:
+    pretend(tmp_path, monkeypatch, program, fault)
+    done = take_seed(stick, tmp_path)
+    assert done.returncode == 1
+    assert "settings on the installation medium cannot be read" in done.stderr
+
+
+def test_an_installation_without_a_person_that_failed_is_not_repeated_without_one(
+    medium: Medium, disk: str, tmp_path: Path
+) -> None:
+    medium.seed(unattended="install\n")
+    (tmp_path / "machines").write_text("*|*\n")
+    script = 'candidates() { echo "$DISK"; }; install_on() { return "$OUTCOME"; }; main "$@"'
+
+    def start(outcome: int, answer: str = "") -> tuple[int, bool, bool]:
+        """Its exit status, whether it asked, and whether the next start will."""
+        options = ["--images", str(medium.folder), "--machines", str(tmp_path / "machines"), "--stay-on"]
+        command = ["bash", "-c", f'source "$1"; shift; {script}', "bash", str(INSTALLER), *options]
+        environment = os.environ | {"DISK": disk, "OUTCOME": str(outcome), "INSTALLER_RUN": str(tmp_path)}
+        done = subprocess.run(command, env=environment, input=answer, capture_output=True, text=True, check=False)
+        return done.returncode, "type its name" in done.stderr, (tmp_path / "install-appliance.unattended").exists()
+
+    assert start(4) == (4, False, True)
+    assert start(4) == (3, True, True)
+    assert start(0, f"{Path(disk).name}\n") == (0, True, False)
+    assert start(0) == (0, False, False)
 
 
 @pytest.mark.parametrize("key", ["image", "version", "map", "map_sha256", "minimum_mib", "sector_size"])

@@ -95,16 +95,50 @@ choose_disk() {
   printf '%s\n' "${!answer}"
 }
 
+# identities DISK…: what tells each from any other disk that may get its name later. The kernel counts up diskseq whenever
+# a disk or what is behind it changes.
+identities() {
+  local disk fact
+  for disk in "$@"; do
+    printf '%s' "$disk"
+    for fact in diskseq size wwid device/wwid device/serial device/cid; do
+      printf ' %s' "$(cat "$SYS/block/${disk##*/}/$fact" 2>/dev/null || true)"
+    done
+    echo
+  done
+}
+
+# check_same DISK IDENTITIES: refuses a disk that is not one of those that were looked at.
+check_same() {
+  grep --quiet --line-regexp --fixed-strings -e "$(identities "$1")" <<<"$2" ||
+    fail "$NOTHING_WRITTEN" "$1 is not the disk it was when it was chosen: a disk was pulled out or put in. Start again."
+}
+
+# check_whole DISK: refuses parts of disks, and what is made of disks. A loop device is let through: nobody gets one
+# offered, and who names one wants a file written.
+check_whole() {
+  local name=${1##*/}
+  # Partitions are not in this folder.
+  [ -e "$SYS/block/$name/size" ] || fail "$NOTHING_WRITTEN" "$1 is not a whole disk of this machine. 'lsblk --nodeps' lists them."
+  case $name in loop*) return ;; esac
+  [ "$(attachment "$name")" != "not a disk" ] || fail "$NOTHING_WRITTEN" "$1 is not a disk, but something made of one. Name the disk itself."
+}
+
 # check_disk DISK MINIMUM_BYTES SECTOR_SIZE IMAGES: refuses what must not or cannot be written to.
 check_disk() {
   local disk=$1 minimum=$2 sector=$3 images=$4 size mounted found media
   [ -b "$disk" ] || fail "$NOTHING_WRITTEN" "$disk is not a disk of this machine. 'lsblk' lists them."
+  check_whole "$disk"
   media=$(started_from "$images")
   if grep --quiet --line-regexp --fixed-strings "$(parent_disk "$disk")" <<<"$media"; then
     fail "$NOTHING_WRITTEN" "$disk is the medium this installer was started from."
   fi
   mounted=$(limited "$PATIENCE" lsblk --noheadings --output MOUNTPOINTS "$disk" | sed -n '/./{p;q}' || true)
   [ -z "$mounted" ] || fail "$NOTHING_WRITTEN" "$disk is in use: something of it is mounted at $mounted. Unmount it first."
+  # A RAID, an encryption or a ZFS keeps a disk to itself without a mount. Nothing is erased here: without --force
+  # this opens the whole disk for itself alone.
+  mounted=$(limited "$PATIENCE" wipefs --all --no-act --quiet "$disk" 2>&1 >/dev/null) ||
+    fail "$NOTHING_WRITTEN" "$disk is in use by something else (RAID, encryption, ZFS) or write-protected: $mounted"
   size=$(limited "$PATIENCE" blockdev --getsize64 "$disk") ||
     fail "$NOTHING_WRITTEN" "$disk does not answer. Switch the machine off and on; if it stays so, the disk is broken."
   [ "$size" -ge "$minimum" ] ||
@@ -115,14 +149,36 @@ check_disk() {
 }
 
 # partitions DISK: "OFFSET LENGTH NAME" in bytes of each, read from the disk itself: what the kernel knows may be older.
+# Status 1: it cannot be told whether there are any, and silence must not be taken for an empty disk.
 partitions() {
-  local line start size name
-  limited "$PATIENCE" sfdisk --dump "$1" 2>/dev/null | while read -r line; do
+  local dump line start size name
+  dump=$(limited "$PATIENCE" sfdisk --dump "$1" 2>/dev/null) || dump=
+  if [ -z "$dump" ]; then
+    has_no_table "$1"
+    return
+  fi
+  # Of a damaged GPT only the entry is left that should protect it.
+  if [[ $dump != *'label: gpt'* && $dump =~ type=ee ]]; then return 1; fi
+  while read -r line; do
     start=$(sed -n 's/.*[:,] *start= *\([0-9]*\).*/\1/p' <<<"$line")
     size=$(sed -n 's/.*[:,] *size= *\([0-9]*\).*/\1/p' <<<"$line")
     name=$(sed -n 's/.*name="\([^"]*\)".*/\1/p' <<<"$line")
     [ -z "$start" ] || echo "$((start * 512)) $((size * 512)) $name"
-  done || true
+  done <<<"$dump"
+}
+
+# has_no_table DISK: whether its first and last sectors can be read, and neither holds the mark of an appliance's table.
+has_no_table() {
+  local size span=$((34 * 512)) offset found
+  # Of a disk, or of the copy of a medium's table.
+  size=$(limited "$PATIENCE" blockdev --getsize64 "$1" 2>/dev/null || stat --dereference --format=%s "$1") || return 1
+  [ "$size" -ge "$span" ] || span=$size
+  for offset in 0 $((size - span)); do
+    found=$(limited "$PATIENCE" dd if="$1" bs="$MIB" skip="$offset" count="$span" \
+      iflag=skip_bytes,count_bytes,fullblock status=none | od --address-radix=n --output-duplicates --format=x1 | tr -d ' \n') || return 1
+    # A short read is no error to dd. The mark is "EFI PART".
+    [ "${#found}" -eq $((span * 2)) ] && [[ $found != *4546492050415254* ]] || return 1
+  done
 }
 
 # probed DISK OFFSET LENGTH: what kind of content begins there.
@@ -131,14 +187,15 @@ probed() {
     sed 's/^[^:]*: //' || true
 }
 
-# state_range DISK: offset and length of the partition where an appliance keeps its identity, if there is one.
-state_range() { partitions "$1" | sed -n 's/ state$//p' | sed -n 1p; }
-
 # previous_appliance DISK: one sentence about the appliance that is installed there, nothing if there is none.
 previous_appliance() {
-  local offset length mounted file site='' device=''
-  if ! read -r offset length < <(state_range "$1"); then
-    if [ -n "$(partitions "$1" | sed -n '/ [a-z0-9]*-verity_[0-9.]*$/p')" ]; then
+  local offset length mounted file site='' device='' parts
+  if ! parts=$(partitions "$1"); then
+    echo "Its partition table cannot be read. An appliance may be installed here."
+    return 0
+  fi
+  if ! read -r offset length < <(sed -n 's/ state$//p' <<<"$parts"); then
+    if grep --quiet ' [a-z0-9]*-verity_[0-9.]*$' <<<"$parts"; then
       echo "An appliance is installed here, and has not been started yet."
     fi
     return 0

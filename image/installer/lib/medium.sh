@@ -62,24 +62,51 @@ boot_media() {
 
 # take_seed IMAGES DIR: copies the site's files from the folder `appliance-seed` of the medium's boot partition to DIR.
 take_seed() {
-  local images=$1 target=$2 medium table offset file
+  local images=$1 target=$2 medium table offset parts
   mkdir -p "$target"
   # For a medium whose file system was made with the folder in it.
   if [ -d "$images/../appliance-seed" ]; then
-    cp --recursive --no-preserve=all "$images/../appliance-seed/." "$target"
+    cp --recursive --no-preserve=all "$images/../appliance-seed/." "$target" || unreadable_seed
   fi
   [ "$(findmnt --noheadings --output FSTYPE --target "$images" 2>/dev/null)" = iso9660 ] || return 0
   medium=$(parent_disk "$(findmnt --noheadings --output SOURCE --target "$images")")
   # A copy of the partition table: on a CD it counts in other sectors than the drive.
   table=$target.table
-  limited "$PATIENCE" dd if="$medium" of="$table" bs="$MIB" count=1 iflag=fullblock status=none || return 0
+  limited "$PATIENCE" dd if="$medium" of="$table" bs="$MIB" count=1 iflag=fullblock status=none || unreadable_seed
   truncate --size "$(blockdev --getsize64 "$medium")" "$table"
+  parts=$(partitions "$table") || unreadable_seed
   while read -r offset _ <&4; do
-    # Whichever partition is FAT; mtools finds nothing on the others.
-    for file in enrolment.toml site.toml site.network unattended; do
-      if read_back "$medium@@$offset" "appliance-seed/$file" >"$target.file" 2>/dev/null; then
-        mv "$target.file" "$target/$file"
-      fi
-    done
-  done 4< <(partitions "$table")
+    [ -n "$offset" ] || continue
+    limited "$PATIENCE" dd if="$medium" of="$target.sector" bs=512 skip="$offset" count=512 \
+      iflag=skip_bytes,count_bytes,fullblock status=none || unreadable_seed
+    if is_fat "$target.sector"; then
+      take_folder "$medium@@$offset" "$target"
+    fi
+  done 4<<<"$parts"
+}
+
+# is_fat SECTOR: whether a FAT file system begins with it. mtools fails on the others as it does on a broken medium.
+is_fat() {
+  local place
+  for place in 54 82; do
+    [ "$(dd if="$1" bs=1 skip="$place" count=3 status=none | tr -d '\0')" != FAT ] || return 0
+  done
+  return 1
+}
+
+# take_folder ESP DIR: every known file that is listed must be read. An appliance without its site's settings, or a
+# question nobody is there to answer, would be found out much later.
+take_folder() {
+  local listed file
+  listed=$(quietly mdir -b -i "$1" ::) || unreadable_seed
+  grep --quiet --ignore-case '/appliance-seed/\?$' <<<"$listed" || return 0
+  listed=$(quietly mdir -b -i "$1" ::appliance-seed) || unreadable_seed
+  for file in enrolment.toml site.toml site.network unattended; do
+    grep --quiet --ignore-case "/$file\$" <<<"$listed" || continue
+    read_back "$1" "appliance-seed/$file" >"$2/$file" || unreadable_seed
+  done
+}
+
+unreadable_seed() {
+  fail "$NOTHING_WRITTEN" "the site's settings on the installation medium cannot be read. It is damaged; write it again."
 }

@@ -20,6 +20,9 @@ listed() {
   return 1
 }
 
+# Stands while an installation without a person is under way, and stays when it failed. A power cut takes it along.
+readonly UNATTENDED_RUN=${INSTALLER_RUN:-/run}/install-appliance.unattended
+
 # may_go_unattended SEED MACHINES DISK…: says why not.
 may_go_unattended() {
   local seed=$1 machines=$2 here
@@ -32,6 +35,15 @@ may_go_unattended() {
   fi
   if [ "$#" -ne 1 ]; then
     say "This medium may install by itself, but this machine has $# disks, and a person must choose."
+    return 1
+  fi
+  if [ -e "$UNATTENDED_RUN" ]; then
+    # Or a failing disk would be written to for ever.
+    say "This medium may install by itself, but the last try failed, and a person must say that there shall be another."
+    return 1
+  fi
+  if ! partitions "$1" >/dev/null && ! grep --quiet --line-regexp 'replace-appliance' "$seed/unattended"; then
+    say "This medium may install by itself, but the disk's partition table cannot be read, and a person must say that no appliance is lost."
     return 1
   fi
   if [ -n "$(previous_appliance "$1")" ] && ! grep --quiet --line-regexp 'replace-appliance' "$seed/unattended"; then
