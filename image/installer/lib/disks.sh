@@ -157,8 +157,8 @@ partitions() {
     has_no_table "$1"
     return
   fi
-  # Of a damaged GPT only the entry is left that should protect it.
-  if [[ $dump != *'label: gpt'* && $dump =~ type=ee ]]; then return 1; fi
+  # Of a damaged GPT only the entry is left that should protect it (a hybrid medium has others beside it).
+  if [[ $dump != *'label: gpt'* && $dump =~ type=ee ]] && [ "$(grep --count 'start=' <<<"$dump")" -eq 1 ]; then return 1; fi
   while read -r line; do
     start=$(sed -n 's/.*[:,] *start= *\([0-9]*\).*/\1/p' <<<"$line")
     size=$(sed -n 's/.*[:,] *size= *\([0-9]*\).*/\1/p' <<<"$line")
