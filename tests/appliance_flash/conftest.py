@@ -67,6 +67,14 @@ def loop(file: Path, mebibytes: int, fill: bytes = b"") -> Iterator[Path]:
     run("losetup", "--detach", name)
 
 
+def mounted_at(device: Path, place: Path) -> Path:
+    """The place where an empty file system on the device is mounted now."""
+    place.mkdir()
+    run("mkfs.ext4", "-q", str(device))
+    run("mount", str(device), str(place))
+    return place
+
+
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Path]:
     """A device of 64 MiB that is not empty."""

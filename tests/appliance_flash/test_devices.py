@@ -9,7 +9,7 @@ import pytest
 
 from appliance_flash import devices
 from appliance_flash.errors import Refused
-from tests.appliance_flash.conftest import call, loop, needs_loop_devices, run
+from tests.appliance_flash.conftest import call, loop, mounted_at, needs_loop_devices
 
 GB = 1_000_000_000
 PCI = "devices/pci0000:00"
@@ -149,11 +149,8 @@ def test_this_machine_s_disks_are_listed_for_people_and_for_programs() -> None:
 
 @needs_loop_devices
 def test_a_real_mounted_device_is_refused_and_forced_it_is_unmounted(image: Path, tmp_path: Path) -> None:
-    mounted = tmp_path / "mounted"
-    mounted.mkdir()
     for device in loop(tmp_path / "device", 64):
-        run("mkfs.ext4", "-q", str(device))
-        run("mount", str(device), str(mounted))
+        mounted = mounted_at(device, tmp_path / "mounted")
         refused = call("write", image, device, "--yes")
         assert refused.exit_code == 4
         assert str(mounted) in str(refused.exception)

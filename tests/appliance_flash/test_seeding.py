@@ -170,6 +170,19 @@ def test_contradictions_are_wrong_usage(target: Path, arguments: list[str]) -> N
         ('[window]\ndays = ["tuesday"]', "mon, tue"),
         ("[window]\nmaximum_postponement_days = 400", "0 to 366"),
         ("[window", "site.toml"),
+        # What would say something else in a file that is made of it.
+        ("[central]\nurl = 'https://c.example/a\"b'", "central.url"),
+        ("[central]\nurl = 'https://c.example\\q'", "central.url"),
+        ('[central]\nurl = "https://c.example:99999/"', "central.url"),
+        ('[network]\naddress = "fe80::2/64"\ngateway = "fe80::1%eth0\\n[Route]"', "not an address"),
+        ('[network]\ndns = ["fe80::1%x"]', "not an address"),
+        ("[network]\nntp = ['a\"b']", "ntp"),
+        ('[network]\ngateway = "192.0.2.1"', "needs network.address"),
+        ('[window]\nstart = "０２:００"\nend = "05:00"', "window.start"),
+        ('[window]\ntime_zone = "America"', "site.toml"),
+        ('[window]\ntime_zone = ""', "site.toml"),
+        (f'[window]\ntime_zone = "{"A" * 300}"', "site.toml"),
+        ("#" * (64 << 10) + "\n", "larger than 65536"),
     ],
 )
 def test_a_mistake_in_the_site_file_is_named(tmp_path: Path, line: str, reason: str) -> None:
@@ -196,30 +209,6 @@ def test_a_code_without_a_server_is_refused(target: Path, tmp_path: Path) -> Non
     file = tmp_path / "bare.toml"
     file.write_text("")
     assert call("seed", target, "--site", file, "--enrolment-code", "AB12").exit_code == 5
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("[central]\nurl = 'https://c.example/a\"b'", "central.url"),
-        ("[central]\nurl = 'https://c.example\\q'", "central.url"),
-        ('[central]\nurl = "https://c.example:99999/"', "central.url"),
-        ('[network]\naddress = "fe80::2/64"\ngateway = "fe80::1%eth0\\n[Route]"', "not an address"),
-        ('[network]\ndns = ["fe80::1%x"]', "not an address"),
-        ("[network]\nntp = ['a\"b']", "ntp"),
-        ('[network]\ngateway = "192.0.2.1"', "needs network.address"),
-        ('[window]\nstart = "０２:００"\nend = "05:00"', "window.start"),
-        ('[window]\ntime_zone = "America"', "site.toml"),
-        ('[window]\ntime_zone = ""', "site.toml"),
-        (f'[window]\ntime_zone = "{"A" * 300}"', "site.toml"),
-        ("#" * (64 << 10) + "\n", "larger than 65536"),
-    ],
-)
-def test_what_would_say_something_else_in_a_made_file_is_refused(tmp_path: Path, line: str, reason: str) -> None:
-    file = tmp_path / "site.toml"
-    file.write_text(line)
-    with pytest.raises(Unusable, match=reason):
-        site.load(file)
 
 
 def test_a_netmask_is_written_as_a_prefix(tmp_path: Path) -> None:

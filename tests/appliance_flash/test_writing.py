@@ -26,6 +26,7 @@ from tests.appliance_flash.conftest import (
     SLOT_START,
     call,
     loop,
+    mounted_at,
     needs_loop_devices,
     run,
 )
@@ -294,11 +295,8 @@ def test_a_device_with_other_sectors_is_refused(image: Path, tmp_path: Path) -> 
 
 
 def test_an_image_on_the_device_itself_is_refused(image: Path, tmp_path: Path) -> None:
-    mounted = tmp_path / "mounted"
-    mounted.mkdir()
     for device in loop(tmp_path / "device", 128):
-        run("mkfs.ext4", "-q", str(device))
-        run("mount", str(device), str(mounted))
+        mounted = mounted_at(device, tmp_path / "mounted")
         run("cp", str(image), str(mounted / "disk.raw"))
         done = call("write", mounted / "disk.raw", device, "--yes", "--force")
         assert mounted.is_mount()

@@ -12,7 +12,7 @@ import pytest
 from appliance_update import quarantine
 from appliance_update.nix_store import generations, present
 from appliance_update.record import State
-from appliance_update.updater import Outcome, UpdateError
+from appliance_update.updater import RESTARTS, Outcome, UpdateError
 from appliance_update.window import Window
 from tests.appliance_update.appliance import Disturbance, disturbed
 from tests.appliance_update.nixos_host import FLAKE, NixosHost
@@ -319,6 +319,23 @@ def test_a_system_marked_bad_while_it_waits_is_disarmed(host: NixosHost) -> None
         updater.mark_bad(path, "recalled")
     assert host.boot() == old
     assert not host.locked
+
+
+def test_a_system_that_the_loader_never_boots_is_given_up_and_the_next_one_comes(host: NixosHost) -> None:
+    path = signed(host)
+    host.ask("order-1", store_path=path)
+    for number in range(RESTARTS):
+        assert host.updater().run()[0] is Outcome.REBOOTING
+        (host.root / "proc/sys/kernel/random/boot_id").write_text(f"{number + 100:032x}\n")  # the old one once more
+    later = signed(host, "three", "2026.11.3")
+    host.ask("order-2", store_path=later)
+    given_up = host.updater().run()
+    assert given_up[0] is Outcome.UP_TO_DATE  # one order at a time: this run answers the first one
+    assert f"{RESTARTS} reboots did not boot it" in given_up[1]
+    assert host.updater().run()[0] is Outcome.REBOOTING
+    assert path in quarantine.load(host.updater().store.quarantine_path).versions
+    assert ("quarantined", "order-1") in host.events()
+    assert host.boot() == later
 
 
 # -- cuts -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from appliance_release import lifeline
 from appliance_release.artifacts import collect
 from appliance_release.cli import main
-from tests.appliance_update.simulator import boot, make_build
+from tests.appliance_update.simulator import boot, make_build, pe_file
 from tests.lifeline.conftest import V2, V3, Keys, World
 
 DOCUMENTED = {
@@ -131,6 +131,17 @@ def test_after_a_clock_that_was_wrong_the_publisher_says_how_to_go_on(world: Wor
     world.file.unlink()
     world.publish(V3, number=2)
     assert run("verify", "--public-key", keys.public, world.file) == (0, "")
+
+
+def test_a_kernel_image_that_calls_itself_another_version_is_not_signed(world: World, keys: Keys) -> None:
+    """The boot loader orders entries by that: no later release would ever be booted."""
+    build = make_build(world.directory, V2)
+    wrong = pe_file(f"roothash={build.root_hash} panic=10", "9999.1.1")
+    (build.directory / f"t640_{V2}.efi").write_bytes(wrong)
+    code, said = run("publish", "--site", world.site, "--secret-key", keys.secret, "--version", V2, build.directory)
+    assert code == 2
+    assert "calls itself 't640' '9999.1.1'" in said
+    assert not world.file.exists()
 
 
 def test_artifacts_of_two_builds_and_odd_words_are_refused(world: World, keys: Keys) -> None:

@@ -492,11 +492,12 @@ def test_a_configuration_that_cannot_be_used_is_said_with_its_key(world: World, 
 
 
 def test_a_configuration_that_cannot_be_used_takes_nothing_from_a_lifeline_at_work(world: World) -> None:
-    part = world.root / "run/appliance-lifeline/work/piece"
+    runtime = world.root / "run/appliance-lifeline"
+    part = runtime.joinpath("work", "piece")
     part.parent.mkdir(parents=True)
     part.touch()
     world.settings["HOURS"] = "08"
-    with (world.root / "run/appliance-lifeline/lock").open("w") as lock:
+    with (runtime / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert world.run().returncode == 7
     assert part.exists()

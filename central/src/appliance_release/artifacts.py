@@ -96,8 +96,12 @@ def _recognised(path: Path, version: str) -> Artifact | None:
 
 
 def root_hash(artifacts: list[Artifact]) -> tuple[str, str]:
-    """Root hash and flavour of the build: the UKI must name what the partitions are. Raises `ArtifactError`."""
+    """Root hash and flavour of the build: the UKI must name what the partitions are, and its own version.
+
+    Raises `ArtifactError`.
+    """
     by_role = {artifact.role: artifact for artifact in artifacts}
+    _check_identity(by_role["uki"])
     line = _section(by_role["uki"].path, ".cmdline")
     for argument, flavour in (("usrhash", "nixos"), ("roothash", "standin")):
         values = [word.partition("=")[2] for word in line.split() if word.startswith(f"{argument}=")]
@@ -112,17 +116,16 @@ def root_hash(artifacts: list[Artifact]) -> tuple[str, str]:
     raise ArtifactError(f"{by_role['uki'].path.name} names no root hash (usrhash= or roothash=) on its command line")
 
 
-def check_identity(artifacts: list[Artifact], version: str) -> None:
+def _check_identity(uki: Artifact) -> None:
     """The kernel image must call itself by the name and version it is published under. Raises `ArtifactError`.
 
     The boot loader orders its entries by IMAGE_ID and IMAGE_VERSION of the `.osrel` section. One with a higher version
     than its own would be booted before every later release, on every device that took it.
     """
-    uki = next(artifact for artifact in artifacts if artifact.role == "uki")
     pairs = (line.partition("=") for line in _section(uki.path, ".osrel").splitlines())
     called = {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
     own = called.get("IMAGE_ID", ""), called.get("IMAGE_VERSION", "")
-    wanted = uki.name.partition("_")[0], version
+    wanted = tuple(uki.name.removesuffix(".efi").split("_"))
     if own != wanted:
         raise ArtifactError(
             f"{uki.path.name} calls itself {own[0]!r} {own[1]!r} (IMAGE_ID, IMAGE_VERSION of its os-release), not "

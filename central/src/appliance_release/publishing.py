@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuf.api.metadata import TargetFile, Targets  # type: ignore[attr-defined]
 
-from appliance_release.artifacts import (
-    Artifact,
-    Measured,
-    check_identity,
-    checked_version,
-    measured,
-    packed,
-    root_hash,
-    unpacked,
-)
+from appliance_release.artifacts import Artifact, Measured, checked_version, measured, packed, root_hash, unpacked
 from appliance_release.chunks import chunk_ids, chunk_path, make_index
 from appliance_release.releases import (
     CUSTOM_KEY,
@@ -67,7 +58,6 @@ def publish(
     with repository.exclusive():
         current = _targets(repository)
         digest, flavour = root_hash(artifacts)
-        check_identity(artifacts, description.version)
         refuse(description, flavour, releases(current), former(current), unproven=unproven)
         for role in ("targets", "snapshot", "timestamp"):
             repository.signers(role)  # before a gigabyte is compressed

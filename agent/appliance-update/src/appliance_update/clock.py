@@ -1,4 +1,4 @@
-"""The time to judge signatures by, on a machine whose clock may say 1970."""
+"""The time, on a machine whose clock may say 1970."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import datetime
 import time
 
 
-def trusted_time(clock: float, build_time: float, last_signed: float) -> float:
-    """The latest of what the clock says, when the image was built, and what signed metadata last proved.
+def trusted_time(clock: float, build_time: float) -> float:
+    """The later of what the clock says and when the image was built, in seconds since the epoch.
 
-    All in seconds since the epoch. Time cannot be before any of them; a clock that runs ahead is not remembered.
-    """
-    return max(clock, build_time, last_signed)
-
-
-def wall_time(clock: float, build_time: float) -> float:
-    """The time to keep a site's hours by: the clock's, unless it is before the image was built.
-
-    Not what signatures are judged by: a publisher whose clock runs ahead would make time stand still until then.
+    Where signatures are judged, what they say themselves is added (`tuf_client`); a site's hours are not kept by that:
+    a publisher whose clock runs ahead would make time stand still until then.
     """
     return max(clock, build_time)
 

@@ -98,6 +98,14 @@ def counted_name(layout: Layout, version: str, left: int, done: int) -> str:
     return pattern.replace("@v", version).replace("@l", str(left)).replace("@d", str(done))
 
 
+def aside_name(layout: Layout, version: str) -> str:
+    """The file name of a good entry that steps aside for another version: spent, with one try more than there are.
+
+    So the gate knows, should it be booted all the same, that there is nothing better.
+    """
+    return counted_name(layout, version, 0, layout.boot.tries + 1)
+
+
 def blessed_name(layout: Layout, version: str) -> str:
     """The file name of an entry without a counter."""
     return layout.esp.uki_name.replace("@v", version)

@@ -190,7 +190,7 @@ class GenerationUpdater(Updater):
 
     def _chosen(self, system: System) -> Release | None:
         kept = self.store.record
-        quarantine.mend(self.store.quarantine_path, self._trusted_now())
+        quarantine.mend(self.store.quarantine_path, self._now())
         put_away = self.store.put_away_versions().get(system.path, "")
         if system.path == self._booted():
             detail = f"{system.label} runs already"
@@ -281,8 +281,7 @@ class GenerationUpdater(Updater):
         self.store.put_away(path, reason, attempt="", final=True)
         self.store.note(Event.QUARANTINED, version=system.label if system else path, reason=reason)
         if system:
-            self._undo(known.before or self._booted(), system)
-            save(self.store.state, replace(known, candidate=None))
+            self._disarm(system.label)
             self.store.save(state=State.QUARANTINED, candidate=None, detail=f"{version} was marked bad: {reason}")
 
     # -- help ---------------------------------------------------------------------------------------------------------

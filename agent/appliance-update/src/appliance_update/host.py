@@ -36,11 +36,9 @@ class Host:
         """The fields of os-release; empty when it is missing."""
         for name in ("/etc/os-release", "/usr/lib/os-release"):
             try:
-                lines = self.path(name).read_text(errors="replace").splitlines()
+                return os_release_fields(self.path(name).read_text(errors="replace"))
             except OSError:
                 continue
-            pairs = (line.partition("=") for line in lines if "=" in line and not line.lstrip().startswith("#"))
-            return {key.strip(): _unquoted(value) for key, _, value in pairs}
         return {}
 
     @property
@@ -126,6 +124,12 @@ def _real(link: str) -> str:
         return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))  # noqa: PTH115, PTH118, PTH120
     except OSError:
         return link
+
+
+def os_release_fields(text: str) -> dict[str, str]:
+    """The fields of an os-release file, unquoted (os-release(5))."""
+    lines = (line for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    return {key.strip(): _unquoted(value) for key, _, value in (line.partition("=") for line in lines)}
 
 
 def _unquoted(value: str) -> str:

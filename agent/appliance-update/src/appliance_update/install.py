@@ -21,7 +21,7 @@ from typing import Protocol
 
 from appliance_update import faults, secure_boot
 from appliance_update.device import Device, Slot, SlotState, inspect, refusals
-from appliance_update.entries import Entry, blessed_name, counted_name, entries, of_version, remove, rename
+from appliance_update.entries import Entry, aside_name, blessed_name, counted_name, entries, of_version, remove, rename
 from appliance_update.files import write_whole
 from appliance_update.host import Host
 from appliance_update.layout import LANDING, Layout, Role, landing_transfers, slot_transfers, write
@@ -167,7 +167,6 @@ class Installer:
     def prefer(self, version: str, ignored: int = 0) -> None:
         """See that the loader takes an armed older version, though it prefers higher ones: ours becomes a spent entry.
 
-        With more tries done than there are, so that the gate knows, should we come back, that there is nothing better.
         A version that the loader has `ignored` in several boots gets more help: first a default entry that somebody set
         is taken away; when that was not it, ours steps aside for it, too. Raises `OSError`, `DeviceError`.
         """
@@ -177,7 +176,7 @@ class Installer:
         if ignored >= UNPIN:
             unpin(device.esp)
         if (lower or ignored > UNPIN) and len(own) == 1 and not own[0].spent:
-            rename(own[0], counted_name(self.layout, device.version, 0, self.layout.boot.tries + 1))
+            rename(own[0], aside_name(self.layout, device.version))
 
     def _clear_landings(self, directory: Path) -> None:
         """Remove what an interrupted run brought to the ESP: it takes the room of a kernel image."""

@@ -6,7 +6,7 @@ import contextlib
 
 from appliance_update import recovery, thoughts
 from appliance_update.device import Device, DeviceError, SlotState, inspect
-from appliance_update.entries import Entry, blessed_name, of_version, remove, rename, stale_twins
+from appliance_update.entries import Entry, aside_name, blessed_name, of_version, remove, rename, stale_twins
 from appliance_update.failed_boot import collect, last_gate_failure
 from appliance_update.history import Event
 from appliance_update.host import Host
@@ -192,7 +192,7 @@ def _settle_running(store: Store, host: Host, layout: Layout, device: Device) ->
         _left(store, host, good, reason, final=False)
     elif good != running and len(own) == 1 and own[0].blessed:
         store.save(good_version=running)
-    elif good == running and len(own) == 1 and (own[0].left, own[0].done) == (0, layout.boot.tries + 1):
+    elif good == running and len(own) == 1 and own[0].path.name == aside_name(layout, running):
         rename(own[0], blessed_name(layout, running))  # it stepped aside for a version that is not coming any more
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from appliance_update import quarantine
 from appliance_update.device import Device, SlotState, inspect
-from appliance_update.entries import Entry, counted_name, of_version, rename
+from appliance_update.entries import Entry, aside_name, counted_name, of_version, rename
 from appliance_update.host import Host
 from appliance_update.layout import Layout
 from appliance_update.snapshots import SnapshotError, Snapshots
@@ -83,8 +83,8 @@ class SlotStandby:
         (standby,), (own,) = (of_version(device.entries, each) for each in (other, device.version))
         if standby.blessed:
             rename(standby, counted_name(self.layout, other, 1, 0))
-        if not own.spent:  # one more than its tries: the gate knows then that there is nothing better
-            rename(own, counted_name(self.layout, device.version, 0, self.layout.boot.tries + 1))
+        if not own.spent:
+            rename(own, aside_name(self.layout, device.version))
 
     def _pairs(self, entry: Entry, device: Device) -> bool:
         wanted = device.standby.data.uuid.hex + device.standby.verity.uuid.hex

@@ -69,7 +69,7 @@ def _only_one() -> Iterator[None]:
 
 def trusted_now() -> float:
     """The clock rule of a real update; what metadata in the cache was signed at is added by the client."""
-    return trusted_time(time.time(), Host().build_time(), 0.0)
+    return trusted_time(time.time(), Host().build_time())
 
 
 @click.group(name="tuf-client", cls=OneExitCode, no_args_is_help=False)

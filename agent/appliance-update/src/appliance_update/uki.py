@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from appliance_update.host import os_release_fields
 from appliance_update.pe import START, PeError, headers
 
 MAX_TEXT = 64 * 1024
@@ -26,8 +27,7 @@ def os_release(path: Path) -> dict[str, str]:
 
     Raises `UkiError`.
     """
-    pairs = (line.partition("=") for line in section(path, ".osrel").splitlines() if "=" in line)
-    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+    return os_release_fields(section(path, ".osrel"))
 
 
 def section(path: Path, name: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from appliance_update import faults, orders, quarantine, recovery
 from appliance_update.choice import Situation, choose
-from appliance_update.clock import boot_clock, trusted_time, wall_time
+from appliance_update.clock import boot_clock, trusted_time
 from appliance_update.config import Config
 from appliance_update.device import Device, DeviceError, inspect, refusals
 from appliance_update.entries import of_version
@@ -175,7 +175,7 @@ class Updater:
         self.store.save(state=State.CHECKING)
         now = self.store.now()
         try:
-            catalogue = self._catalogue(now)
+            catalogue = self._catalogue()
         except CheckError as error:
             # Days without an uplink are one event, not hundreds; but whoever asks is answered.
             if self.asked or str(error) != before.last_check_error:
@@ -201,22 +201,16 @@ class Updater:
         )
         return candidate
 
-    def _catalogue(self, now: float) -> Catalogue:
+    def _catalogue(self) -> Catalogue:
         flavour = self.store.device.flavour if self.store.device else ""
-        # Not the record's `time_floor`: the client takes that time from what it has verified, and forgets it when the
-        # keys that signed it are replaced.
-        trusted = trusted_time(now, self.host.build_time(), 0.0)
-        return self.repository.refresh(self.layout, self.config.device_class, flavour, trusted)
+        return self.repository.refresh(self.layout, self.config.device_class, flavour, self._now())
 
-    def _wall_now(self) -> float:
-        return wall_time(self.store.now(), self.host.build_time())
-
-    def _trusted_now(self) -> float:
-        return trusted_time(self.store.now(), self.host.build_time(), self.store.record.time_floor)
+    def _now(self) -> float:
+        return trusted_time(self.store.now(), self.host.build_time())
 
     def _choose(self, catalogue: Catalogue) -> tuple[Release | None, str, str]:
         """The release to install; else the version that is offered in vain, if any, and a sentence."""
-        running, now = self.store.running_version, max(self._trusted_now(), catalogue.signed_at)
+        running, now = self.store.running_version, max(self._now(), catalogue.signed_at)
         quarantine.mend(self.store.quarantine_path, now)
         known = quarantine.load(self.store.quarantine_path).versions
         for entry in self.store.device.entries if self.store.device else ():
@@ -361,20 +355,19 @@ class Updater:
 
         Waiting is counted from run to run, a day at most each time: a clock that jumps must not end it.
         """
-        window, now, kept = self.config.window, self._wall_now(), self.store.record
+        window, now = self.config.window, self._now()
         if window.open_at(now):
             return True
-        waited = kept.waited + self._waited_since(now)
-        longest, waiting = window.maximum_postponement_days * DAY, self._waiting_since(now, waited)
+        longest, waited = window.maximum_postponement_days * DAY, self.store.record.waited + self._waited_since(now)
         version = self._candidate_version()
         if waited >= longest:
             days = f"{window.maximum_postponement_days:g} days"
             reason = f"it has waited {days} for the maintenance window and goes ahead as soon as nobody inhibits it"
-            self.store.save(**waiting, postponed_until=0.0)
+            self._save_waiting(waited, now, until=0.0)
             self.store.note(Event.OVERDUE, version=version, reason=reason)
             return True
         until = min(window.next_open(now) or now + longest, now + longest - waited)
-        self.store.save(**waiting, postponed_until=until)
+        self._save_waiting(waited, now, until)
         reason = f"it waits for the maintenance window, {window.maximum_postponement_days:g} days at most"
         self.store.note(Event.POSTPONED, version=version, reason=reason)
         return False
@@ -386,10 +379,9 @@ class Updater:
         same = bool(kept.waited_boot) and kept.waited_boot == self.host.boot_id()
         return max(wall, self.uptime() - kept.waited_up if same else 0.0)
 
-    def _waiting_since(self, now: float, waited: float) -> dict[str, float | str]:
-        return {
-            "waited": waited, "waited_at": now, "waited_up": self.uptime(), "waited_boot": self.host.boot_id(),
-        }  # fmt: skip
+    def _save_waiting(self, waited: float, now: float, until: float) -> None:
+        boot = {"waited_up": self.uptime(), "waited_boot": self.host.boot_id()}
+        self.store.save(waited=waited, waited_at=now, postponed_until=until, **boot)
 
     def mark_bad(self, version: str, reason: str) -> None:
         """Put a version away by hand; an armed one is disarmed. Raises `UpdateError`."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from appliance_update import layout as layouts
 from appliance_update import network, thoughts
-from appliance_update.clock import boot_clock, wall_time
+from appliance_update.clock import boot_clock, trusted_time
 from appliance_update.config import CONFIG_FILE, Config, ConfigError, Generations, load
 from appliance_update.device import DeviceError
 from appliance_update.files import Unreadable, decode, read_limited, write_json
@@ -179,7 +179,7 @@ class Watch:
             return self._turn(version, reason, bad_for)
 
     def _may_go(self) -> bool:
-        return self.config.window.open_at(wall_time(self.store.now(), self.host.build_time()))
+        return self.config.window.open_at(trusted_time(self.store.now(), self.host.build_time()))
 
     def _turn(self, version: str, reason: str, bad_for: float) -> str:
         """Give the standby its try. Each step may be the last one before a power cut, and is then taken again."""

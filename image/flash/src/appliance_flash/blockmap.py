@@ -26,10 +26,7 @@ HEAD = 1 << 20
 
 _MARK = "<!-- A block map: which blocks of the image are to be written. https://github.com/yoctoproject/bmaptool -->"
 _NO_CHECKSUM = "0" * 64
-_HEAD = f"""<?xml version="1.0" ?>
-{_MARK}
-"""
-_HEAD += """<bmap version="2.0">
+_HEAD = f'<?xml version="1.0" ?>\n{_MARK}\n' """<bmap version="2.0">
     <ImageSize> {size} </ImageSize>
     <BlockSize> {block} </BlockSize>
     <BlocksCount> {blocks} </BlocksCount>
