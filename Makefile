@@ -59,7 +59,7 @@ bench: $(SETUP)
 # on the machine, because a story without its steps that are no fault is none.
 faults: $(SETUP)
 	rm -f .cache/faults.json
-	$(PYTEST) -m "fault or vm" --boot-next --faults-results .cache/faults.json; status=$$?; \
+	$(PYTEST) -m "fault or vm" -n $(MACHINES) --dist loadfile --boot-next --faults-results .cache/faults.json; status=$$?; \
 	  $(PYTHON) -m tests.faults.table .cache/faults.json docs/faults.md; exit $$status
 
 clean:

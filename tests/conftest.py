@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
-from tests.faults.recording import pytest_addoption, pytest_runtest_makereport, pytest_sessionfinish, report
+pytest.register_assert_rewrite("tests.faults.bench", "tests.faults.machinery")
 
-__all__ = ["pytest_addoption", "pytest_runtest_makereport", "pytest_sessionfinish", "report"]
+from tests.faults.recording import (  # noqa: E402  what asserts is told first
+    pytest_addoption,
+    pytest_runtest_makereport,
+    report,
+)
+
+__all__ = ["pytest_addoption", "pytest_runtest_makereport", "report"]
 
 settings.register_profile("full", deadline=None)
 settings.register_profile("fast", deadline=None, max_examples=25)

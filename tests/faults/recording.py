@@ -14,7 +14,6 @@ import pytest
 from tests.faults.outcome import Outcome, Report, Stage, save
 
 REPORT = pytest.StashKey[Report]()
-OUTCOMES = pytest.StashKey[list[Outcome]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,14 +35,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if mark is None or done.skipped or (done.when != "call" and done.passed) or done.when == "teardown":
         return
     report = item.stash.get(REPORT, None) or _unspoken(item)
-    said = report.outcome if done.passed else str(call.excinfo.value).splitlines()[0][:200] if call.excinfo else ""
-    rows = item.config.stash.setdefault(OUTCOMES, [])
-    for number in mark.args:
-        rows.append(
-            Outcome(
-                number, item.name, report.stage, said, report.boots, report.runs, round(done.duration, 1), done.passed
-            )
-        )
+    said = report.outcome if done.passed else _failure(call)
+    shown = report.stage, said, report.boots, report.runs, round(done.duration, 1), done.passed
+    path = item.config.getoption("--faults-results", None)
+    if path:  # at once: whoever ends a run of hours keeps what it has shown
+        save(path, [Outcome(number, item.name, *shown) for number in mark.args])
+
+
+def _failure(call: pytest.CallInfo[None]) -> str:
+    """The first line of what went wrong; an assertion may say nothing."""
+    return call.excinfo.exconly().partition("\n")[0][:200] if call.excinfo else ""
 
 
 def _unspoken(item: pytest.Item) -> Report:
@@ -54,9 +55,3 @@ def _unspoken(item: pytest.Item) -> Report:
         stage = Stage.CONTAINER if "container" in item.path.name else Stage.MACHINE
     return Report(said, stage)
 
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--faults-results", None)
-    outcomes = session.config.stash.get(OUTCOMES, [])
-    if path and outcomes:
-        save(path, outcomes)

@@ -1,6 +1,6 @@
 """The installation medium on the virtual T640: from stick and CD, onto NVMe and SATA, and where it must not install.
 
-QEMU has no eMMC; its paths are in test_disks.
+Debian 12's QEMU has no eMMC; its paths are in test_disks.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from tests.integration.conftest import VERSION, versions
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
 CONFIG = "etc/appliance-update/config.toml"
-LIFETIME = 240
-"""Seconds after boot at which the agent of `late-death` dies: its hour, shortened."""
+LIFETIME = 480
+"""Seconds after boot at which the agent of `late-death` dies: its hour, shortened, and longer than a slow gate."""
 
 
 # -- as an update -----------------------------------------------------------------------------------------------------

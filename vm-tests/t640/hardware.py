@@ -35,7 +35,7 @@ class Hardware:
     memory: int = 1536
     cores: int = 2
     storage: str = "nvme"
-    """`nvme` or `sata`, or `none`; QEMU has no eMMC."""
+    """`nvme` or `sata`, or `none`; Debian 12's QEMU has no eMMC."""
     medium: Path | None = None
     """An installation medium that is plugged in, raw; what the machine writes to it stays."""
     medium_drive: str = "usb"
