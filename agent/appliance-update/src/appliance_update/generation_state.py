@@ -6,12 +6,11 @@ shell (`modules/appliance/generations.nix`), so it is one line.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance_update.files import Unreadable, decode, read_limited, write_json, write_whole
-from appliance_update.host import Host
+from appliance_update.host import Host, os_release_fields
 
 FILE = "generation.json"
 LOCK = "generation-armed"
@@ -96,14 +95,7 @@ def system_of(host: Host, path: str, source: Source = NONE) -> System:
         text = read_limited(_followed(host, f"{path}/etc/os-release"), LIMIT).decode(errors="replace")
     except (OSError, Unreadable) as error:
         raise Unfit(f"{path} is not a NixOS system: its os-release cannot be read ({error})") from error
-    fields = {}
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals:
-            try:
-                fields[name.strip()] = "".join(shlex.split(value)[:1])
-            except ValueError:
-                continue
+    fields = os_release_fields(text)
     return System(path, fields.get("IMAGE_VERSION", "")[:64], fields.get("IMAGE_ID", "")[:64], source)
 
 
