@@ -5,17 +5,21 @@ Each step goes on where the one before ended; what the steps share is in `scene`
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from t640 import releases
 from t640 import world as worlds
 from t640.capture import Packet, payload_bytes, peak_rate, peak_rate_by_host
 from t640.clinic import truth
 from t640.clinic.network import APPLIANCE_ADDRESS
+from t640.image import Recipe, build
 from t640.machine import Machine
 from t640.world import Scene
 from tests.faults.marks import fault
@@ -232,10 +236,18 @@ def test_an_ordered_update_is_tried_proved_and_kept(scene: Scene) -> None:
     assert len(chain(scene)) >= 1
 
 
+def impatient(version: str) -> Recipe:
+    """A version whose portal cannot start, and whose gate waits for it a minute instead of four."""
+    chosen = releases.recipe(version, "bad-health")
+    config, sooner = re.subn(r"(?m)^deadline = .*$", "deadline = 60.0", chosen.files[releases.CONFIG_FILE])
+    assert sooner == 1
+    return dataclasses.replace(chosen, files={**chosen.files, releases.CONFIG_FILE: config})
+
+
 @fault(46, 62)
 def test_a_bad_release_gives_up_after_its_tries_and_the_old_one_is_back_without_help(scene: Scene) -> None:
     _, two, three = scene.versions
-    scene.world.updates.publish(three, "bad-health")
+    scene.world.updates.put(build(impatient(three)))
     identifier = order(scene, "update", "--version", three)
     seen = []
     for _ in range(TRIES):

@@ -21,16 +21,16 @@ from tests.integration.conftest import VERSION, versions
 
 pytestmark = pytest.mark.vm
 
-CONFIG = "etc/appliance-update/config.toml"
 PATIENCE = 300.0
 
 
 def files(**changes: str) -> Mapping[str, str]:
     """The gate's configuration for a host without slots, with time enough on a busy machine."""
-    text = releases.recipe(VERSION).files[CONFIG]
+    text = releases.recipe(VERSION).files[releases.CONFIG_FILE]
     lines = [line for line in text.splitlines() if not line.startswith("deadline")]
     at = lines.index("[gate]") + 1
-    return {CONFIG: "\n".join([*lines[:at], "slots = false", "deadline = 240.0", *lines[at:]]) + "\n", **changes}
+    patient = [*lines[:at], "slots = false", "deadline = 240.0", *lines[at:]]
+    return {releases.CONFIG_FILE: "\n".join(patient) + "\n", **changes}
 
 
 def container(version: str, variant: str = "good", *, counter: str = "+2-1") -> Container:

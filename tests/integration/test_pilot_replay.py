@@ -25,7 +25,6 @@ from tests.integration.conftest import VERSION, versions
 
 pytestmark = [pytest.mark.vm, pytest.mark.thorough]
 
-CONFIG = "etc/appliance-update/config.toml"
 LIFETIME = 480
 """Seconds after boot at which the agent of `late-death` dies: its hour, shortened, and longer than a slow gate."""
 
@@ -140,11 +139,12 @@ def pilots_device() -> Recipe:
     The poll comes every minute instead of every half hour.
     """
     chosen = releases.recipe(VERSION, "pilot-agent")
-    config = "".join(line for line in chosen.files[CONFIG].splitlines(True) if not line.startswith("rehearsal_units"))
+    lines = chosen.files[releases.CONFIG_FILE].splitlines(True)
+    config = "".join(line for line in lines if not line.startswith("rehearsal_units"))
     timer = "[Timer]\nOnBootSec=\nOnUnitInactiveSec=\nOnBootSec=60s\nOnUnitInactiveSec=60s\nRandomizedDelaySec=0\n"
     files = {
         **chosen.files,
-        CONFIG: config,
+        releases.CONFIG_FILE: config,
         "usr/lib/systemd/system/appliance-update.timer.d/10-rig.conf": timer,
     }
     return dataclasses.replace(chosen, files=files)

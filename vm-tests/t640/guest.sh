@@ -14,6 +14,7 @@ while read -r id seconds text <&3; do
     command=$(echo "$text" | base64 -d)
     out=$({ timeout -k 5 "$seconds" sh -c "$command" 3>&- </dev/null 2>/run/t640-rig.err; echo $? >/run/t640-rig.status; } | base64 -w0)
     read -r status </run/t640-rig.status
-    err=$(tail -c 4000 /run/t640-rig.err | base64 -w0)
+    err=
+    [ ! -s /run/t640-rig.err ] || err=$(tail -c 4000 /run/t640-rig.err | base64 -w0)
     echo "DONE $id $status ${out:--} ${err:--}" >&3
 done

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import dataclasses
 import functools
+import itertools
 import re
 import shlex
 import shutil
@@ -31,6 +32,10 @@ R = TypeVar("R")
 
 PATIENCE_S = 300
 """How long a verb waits by default. Emulation on a busy machine is slow; nothing here measures speed."""
+
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+"""Between two looks; the last one from then on. A look is ten processes inside: under emulation, half a second's work,
+and the machine that is looked at too often comes up later."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]|\x1b[()][AB0]|[\x00-\x08\x0b-\x1f]")
 _CHUNK = 48 * 1024
@@ -222,7 +227,7 @@ class Machine:
     def _until(self, wanted: Callable[[Result], bool], command: str, timeout: float, what: str) -> str:
         end = time.monotonic() + timeout
         result = Result(-1, "", "")
-        while True:
+        for pause in _pauses():
             left = end - time.monotonic()
             try:
                 result = self.run(command, max(left, 5))
@@ -236,7 +241,8 @@ class Machine:
             if left <= 0:
                 detail = f"{result.output}{result.errors}".strip()
                 raise GuestTimeout(f"{command!r} {what} within {timeout:.0f} s. Last: {result.status}\n{detail}")
-            time.sleep(0.2)
+            time.sleep(pause)
+        raise AssertionError("the pauses never end")
 
     @_with_console
     def wait_until_succeeds(self, command: str, timeout: float = PATIENCE_S) -> str:
@@ -290,17 +296,19 @@ class Machine:
         """Wait until a unit is active. Raises `GuestError` at once when it failed or nothing will start it."""
         end = time.monotonic() + timeout
         idle = 0
-        while time.monotonic() < end:
+        for pause in _pauses():
+            if time.monotonic() >= end:
+                break
             state = self.get_unit_property(unit, "ActiveState")
             if state == "active":
                 return
             if state == "failed":
                 raise GuestError(f"{unit} failed.\n{self.unit_log(unit)}")
-            jobs = self.execute("systemctl list-jobs --no-legend")[1].strip()
-            idle = idle + 1 if state == "inactive" and not jobs else 0
+            waits = state != "inactive" or self.execute("systemctl list-jobs --no-legend")[1].strip()
+            idle = 0 if waits else idle + 1
             if idle >= 3:
                 raise GuestError(f"{unit} is inactive and no job is queued that would start it.")
-            time.sleep(0.2)
+            time.sleep(pause)
         raise GuestTimeout(f"{unit} was not active within {timeout:.0f} s.\n{self.unit_log(unit)}")
 
     # -- files ----------------------------------------------------------------------------------------------------
@@ -396,6 +404,10 @@ class Machine:
         """Switch off and delete the machine's files."""
         self.crash()
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _pauses() -> Iterator[float]:
+    return itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1]))
 
 
 def _kept(base_disk: Path, work: Path) -> Path:

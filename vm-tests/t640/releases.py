@@ -26,7 +26,7 @@ from t640.session import Session
 PORT = 8480
 URL = f"http://{UPDATES_NAME}:{PORT}"
 _ROOT_FILE = "usr/share/appliance-update/root.json"
-_CONFIG_FILE = "etc/appliance-update/config.toml"
+CONFIG_FILE = "etc/appliance-update/config.toml"
 
 
 def version(step: int) -> str:
@@ -60,7 +60,7 @@ def recipe(version: str, variant: str = "good", release: str = "trixie", kernel:
     if polling == config:
         raise RigError("The updater's default configuration has no empty `repository` to fill in.")
     return Recipe(
-        version, variant, release, kernel, {_ROOT_FILE: root.read_text(), _CONFIG_FILE: polling} | lifeline.files()
+        version, variant, release, kernel, {_ROOT_FILE: root.read_text(), CONFIG_FILE: polling} | lifeline.files()
     )
 
 
