@@ -1,4 +1,4 @@
-"""One world and one appliance for the whole scenario; what comes after a failure is not tried."""
+"""One world and one appliance for a whole story; of a story, what comes after a failed step is not tried."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _failed: set[str] = set()
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.failed and item.get_closest_marker("vm"):
+    if report.failed and item.get_closest_marker("story"):
         _failed.add(item.module.__name__)  # type: ignore[attr-defined]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("vm") and item.module.__name__ in _failed:  # type: ignore[attr-defined]
-        pytest.skip("an earlier step of the scenario failed")
+    if item.get_closest_marker("story") and item.module.__name__ in _failed:  # type: ignore[attr-defined]
+        pytest.skip("an earlier step of the story failed")

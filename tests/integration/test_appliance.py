@@ -24,7 +24,7 @@ from t640.machine import Machine
 from t640.world import Scene
 from tests.faults.marks import fault
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.story]
 
 COUNT_PATH = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 TRIES = 3

@@ -18,7 +18,7 @@ from tests.faults.machinery import Machinery, machinery
 from tests.faults.marks import fault
 from tests.faults.outcome import Report, Stage
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.story]
 
 PANICS, HANGS, BLIND, LAST = version(1), version(2), version(3), version(4)
 

@@ -25,7 +25,7 @@ from t640.processes import wait_for
 from t640.session import Session, open_session
 from tests.faults.marks import fault
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.story]
 
 LONG = 900.0
 FIRST, SECOND, _ = releases.versions()

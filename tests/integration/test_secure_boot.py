@@ -24,7 +24,7 @@ from t640.session import open_session
 from t640.world import World
 from tests.faults.marks import fault
 
-pytestmark = [pytest.mark.vm, pytest.mark.thorough]
+pytestmark = [pytest.mark.vm, pytest.mark.thorough, pytest.mark.story]
 
 LONG = 1800.0
 FIRST, SECOND, THIRD = releases.versions()

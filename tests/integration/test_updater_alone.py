@@ -15,7 +15,7 @@ import pytest
 from tests.faults.machinery import PATIENCE, SERVICES, Machinery, machinery
 from tests.faults.marks import fault
 
-pytestmark = [pytest.mark.vm, pytest.mark.thorough]
+pytestmark = [pytest.mark.vm, pytest.mark.thorough, pytest.mark.story]
 
 OTHERS = ("compliance_agent", "network_scanner", "local_portal", "appliance_protocol")
 SNAPSHOTS = "/var/lib/appliance-update/snapshots"
