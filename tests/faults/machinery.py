@@ -214,7 +214,7 @@ def machinery(whole: bool = True) -> Iterator[Machinery]:
             assert machine.wait_for_boot().version == VERSION
             bench.proved(VERSION)
             world.wait_for_device(PATIENCE)
-            wait_for(bench.ledger, timeout=PATIENCE, what="The first evidence", every=1.0)
+            wait_for(bench.ledger, timeout=PATIENCE, what="The first evidence", every=3.0)
             world.central.stop()
             settled(machine)
             machine.succeed("systemctl stop appliance-update.timer", "sync")

@@ -33,7 +33,7 @@ GENTLE_PER_HOST = 10
 LONG = 900.0
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = LONG, every: float = 1.0) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float = LONG, every: float = 3.0) -> Any:
     """Poll until something is true, and return it."""
     end = time.monotonic() + timeout
     while True:
@@ -125,10 +125,10 @@ def _checked(machine: Machine) -> dict[str, Any]:
 
 def test_the_scan_finds_the_clinic_as_it_is(scene: Scene) -> None:
     machine = scene.machine
-    until(lambda: _scanned(machine), "the first scan", every=3.0)
+    until(lambda: _scanned(machine), "the first scan")
     identifier = order(scene, "run_scan")
     assert finished(scene, identifier)["state"] == "completed"
-    until(lambda: _scanned(machine), "the second scan", every=3.0)
+    until(lambda: _scanned(machine), "the second scan")
     scores = truth.judge(worlds.inventory(machine))
     for kind, score in scores.items():
         print(f"{kind:12} precision {score.precision} recall {score.recall} ({score.found} of {score.present})")
@@ -176,7 +176,7 @@ def test_a_host_with_a_new_address_stays_the_same_device(scene: Scene) -> None:
     address = scene.world.clinic.move("laptop", "10.77.0.177")
     assert address == "10.77.0.177"
     assert finished(scene, order(scene, "run_scan"))["state"] == "completed"
-    until(lambda: address in _device(scene.machine, laptop.host.mac)["ip_addresses"], "the new address", every=3.0)
+    until(lambda: address in _device(scene.machine, laptop.host.mac)["ip_addresses"], "the new address")
     assert _device(scene.machine, laptop.host.mac)["id"] == before["id"]
 
 
@@ -199,12 +199,12 @@ def test_without_its_uplink_it_goes_on_and_afterwards_nothing_is_lost_or_doubled
     for change in ("nft flush ruleset", "systemctl restart nftables.service"):
         sequence = worlds.agent_status(machine)["evidence_sequence"]
         machine.succeed(change, "systemctl start compliance-agent-collect.service")
-        until(lambda: _evidence_after(machine, sequence), f"evidence of {change}", every=3.0)  # noqa: B023
+        until(lambda: _evidence_after(machine, sequence), f"evidence of {change}")  # noqa: B023
     assert clinic.run(["curl", "-ksS", f"https://{APPLIANCE_ADDRESS}/healthz"]).strip() == "ok"
-    offline = until(lambda: _waiting(machine), "evidence in the queue", every=3.0)
+    offline = until(lambda: _waiting(machine), "evidence in the queue")
     assert offline["queue"]["pending"] >= 2
     clinic.uplink_up()
-    until(lambda: worlds.agent_status(machine)["queue"]["pending"] == 0, "the draining of the queue", every=3.0)
+    until(lambda: worlds.agent_status(machine)["queue"]["pending"] == 0, "the draining of the queue")
     last = worlds.agent_status(machine)["evidence_sequence"]
     assert last >= before + 2
     assert len(chain(scene)) == last
@@ -273,9 +273,9 @@ def test_a_full_state_disk_is_said_and_survived(scene: Scene) -> None:
     machine.succeed("fallocate -l $(($(df --output=avail -B1 /var | tail -1) - (16 << 20))) /var/ballast",
                     "head -c 32M /dev/zero >/var/ballast2; sync",
                     "test $(df --output=avail -B1 /var | tail -1) -eq 0")  # fmt: skip
-    until(lambda: _trouble(machine), "word of the full disk", every=3.0)
+    until(lambda: _trouble(machine), "word of the full disk")
     machine.succeed("rm -f /var/ballast /var/ballast2 && sync")
-    until(lambda: not _trouble(machine), "the recovery", every=3.0)
+    until(lambda: not _trouble(machine), "the recovery")
     assert worlds.agent_status(machine)["evidence_sequence"] >= kept
     chain(scene)
 
@@ -296,11 +296,11 @@ def test_a_clock_at_1970_is_admitted_in_the_evidence_and_healed_by_the_network(s
     machine.start()
     machine.wait_for_boot()
     services_are_up(machine)
-    status = until(lambda: _checked(machine), "the checks with a wrong clock", every=3.0)
+    status = until(lambda: _checked(machine), "the checks with a wrong clock")
     assert status["clock"] != "synchronised"
     scene.world.clinic.uplink_up()
-    until(lambda: worlds.agent_status(machine)["clock"] == "synchronised", "the healing of the clock", every=3.0)
-    until(lambda: worlds.agent_status(machine)["queue"]["pending"] == 0, "the draining of the queue", every=3.0)
+    until(lambda: worlds.agent_status(machine)["clock"] == "synchronised", "the healing of the clock")
+    until(lambda: worlds.agent_status(machine)["queue"]["pending"] == 0, "the draining of the queue")
     clocks = [entry["clock"] for entry in worlds.api(machine, "compliance-agent", "/v1/evidence?limit=20")]
     assert any(clock != "synchronised" for clock in clocks)
     chain(scene)

@@ -140,7 +140,7 @@ def test_when_every_slot_is_spent_the_recovery_boots_by_itself_and_shows_itself(
     assert "This is the recovery" in story.page()
     # What it has not looked at yet it does not say.
     spent_tries = "failed, its tries are spent"
-    wait_for(lambda: spent_tries in story.page(), timeout=LONG, what="A page that knows the slots", every=1.0)
+    wait_for(lambda: spent_tries in story.page(), timeout=LONG, what="A page that knows the slots", every=5.0)
 
 
 def test_the_recovery_gives_itself_its_tries_back(story: Story) -> None:
