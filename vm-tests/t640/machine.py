@@ -227,7 +227,8 @@ class Machine:
     def _until(self, wanted: Callable[[Result], bool], command: str, timeout: float, what: str) -> str:
         end = time.monotonic() + timeout
         result = Result(-1, "", "")
-        for pause in _pauses():
+        pauses = _pauses()
+        while True:
             left = end - time.monotonic()
             try:
                 result = self.run(command, max(left, 5))
@@ -241,8 +242,7 @@ class Machine:
             if left <= 0:
                 detail = f"{result.output}{result.errors}".strip()
                 raise GuestTimeout(f"{command!r} {what} within {timeout:.0f} s. Last: {result.status}\n{detail}")
-            time.sleep(pause)
-        raise AssertionError("the pauses never end")
+            time.sleep(next(pauses))
 
     @_with_console
     def wait_until_succeeds(self, command: str, timeout: float = PATIENCE_S) -> str:
@@ -296,9 +296,8 @@ class Machine:
         """Wait until a unit is active. Raises `GuestError` at once when it failed or nothing will start it."""
         end = time.monotonic() + timeout
         idle = 0
-        for pause in _pauses():
-            if time.monotonic() >= end:
-                break
+        pauses = _pauses()
+        while time.monotonic() < end:
             state = self.get_unit_property(unit, "ActiveState")
             if state == "active":
                 return
@@ -308,7 +307,7 @@ class Machine:
             idle = 0 if waits else idle + 1
             if idle >= 3:
                 raise GuestError(f"{unit} is inactive and no job is queued that would start it.")
-            time.sleep(pause)
+            time.sleep(next(pauses))
         raise GuestTimeout(f"{unit} was not active within {timeout:.0f} s.\n{self.unit_log(unit)}")
 
     # -- files ----------------------------------------------------------------------------------------------------
